@@ -3,7 +3,7 @@
 //! Each run is a conversation, and its journal is the stream of it. List conversations like all runs of a
 //! workflow, with [`ReadModels::runs`](aios_core::store::ReadModels::runs). A run can be continued, or
 //! started again from any turn, without paying for the earlier turns: their messages are the [`Prompt`] of
-//! a new run.
+//! a new run, which says which run it [continues](Conversation::continues).
 //!
 //! The journal holds the conversation in pieces: each model call only adds what is new, and results
 //! of tools are the ends of their tasks. This module puts them together in one pass over the
@@ -22,8 +22,8 @@ use serde::Deserialize;
 
 use crate::{
     agent::{
-        Answered, Edited, FINAL_TOOL, History, MODEL_SUFFIX, Prompt, Refused, SUMMARY_PREFIX,
-        TOOLS_SUFFIX, ToolTask, model_call,
+        Answered, Edited, FINAL_TOOL, HandedOver, History, MODEL_SUFFIX, Origin, Prompt, Refused,
+        SUMMARY_PREFIX, TOOLS_SUFFIX, ToolTask, model_call,
     },
     budget::Spent,
     model::{Message, ModelRequest, ModelResponse, ToolCall, ToolResult},
@@ -61,8 +61,12 @@ use crate::{
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conversation {
-    /// The instructions and the subject of the prompt, without its messages.
+    /// Id of the run, if it was read from a run.
+    run_id: Option<String>,
+    /// The prompt, without its messages.
     prompt: Prompt,
+    /// The agents that have taken over by now, see [`Prompt::handovers`].
+    handovers: Vec<String>,
     /// In order; a summary is not one.
     turns: Vec<Turn>,
     /// The messages of the prompt, then the messages of the latest request, and its response if there is one.
@@ -87,6 +91,9 @@ pub struct Turn {
     pub messages: Vec<Message>,
     /// The response.
     pub response: ModelResponse,
+    /// The agents that had taken over, see [`Prompt::handovers`]: the last one made the response; the first
+    /// agent if there is none.
+    pub handovers: Vec<String>,
 }
 
 /// The results of calls that are recorded, by the ids of the calls.
@@ -137,10 +144,12 @@ impl Conversation {
             after = last.version;
             events.extend(page.into_iter().map(|recorded| recorded.event));
         }
-        Ok(Self::from_journal(&events)?)
+        let run_id = Some(run.id().to_owned());
+        Ok(Self { run_id, ..Self::from_journal(&events)? })
     }
 
-    /// Reads the conversation from the events of a journal.
+    /// Reads the conversation from the events of a journal. Prompts that continue it do not say which run
+    /// they [continue](Self::continues): the events do not tell.
     ///
     /// # Errors
     ///
@@ -159,9 +168,10 @@ impl Conversation {
                 ("workflows", "started") => {
                     let prompt = event.data::<Started>()?.input.decode::<Prompt>();
                     let prompt = prompt.unwrap_or_default();
-                    conversation.latest = prompt.messages;
-                    let Prompt { instructions, subject, .. } = prompt;
-                    conversation.prompt = Prompt { instructions, subject, ..Prompt::default() };
+                    conversation.latest.clone_from(&prompt.messages);
+                    conversation.handovers.clone_from(&prompt.handovers);
+                    conversation.prompt =
+                        Prompt { messages: Vec::new(), delegation: None, ..prompt };
                 }
                 ("llm", "settled") if entity == "budget" => {
                     conversation.spent = event.data::<Settled>()?.spent;
@@ -183,6 +193,9 @@ impl Conversation {
                     } else if id == task.task_id {
                         conversation.answer(request.messages, task.output.decode()?);
                     }
+                }
+                ("llm", "handed_over") if entity == "agent" => {
+                    event.data::<HandedOver>()?.apply(&mut conversation.handovers);
                 }
                 ("llm", "compacted") if entity == "conversation" => {
                     if let Some(summarized) = &mut conversation.summarized {
@@ -228,13 +241,26 @@ impl Conversation {
         self.open_calls = response.tool_calls().cloned().collect();
         // Results belong to the latest response only; earlier ones are in its messages.
         self.results = Results::default();
-        self.turns.push(Turn { messages, response });
+        self.turns.push(Turn { messages, response, handovers: self.handovers.clone() });
     }
 
     /// Takes the messages of a request for a summary: all but the last, which asks for it.
     fn summarize(&mut self, mut messages: Vec<Message>) {
         messages.pop();
         self.summarized = Some(Summarized { messages, is_replaced: false });
+    }
+
+    /// The prompt with which the run began, without its messages.
+    #[must_use]
+    pub fn prompt(&self) -> &Prompt {
+        &self.prompt
+    }
+
+    /// The agents that have taken over by now, see [`Prompt::handovers`]; empty if the first agent has the
+    /// conversation.
+    #[must_use]
+    pub fn handovers(&self) -> &[String] {
+        &self.handovers
     }
 
     /// The instructions with which the prompt replaced those of the agent, if it did.
@@ -268,9 +294,17 @@ impl Conversation {
         self.latest.clone()
     }
 
-    /// All messages as they were: those that a
+    /// The run whose conversation this one continues, and how many of its turns are kept. `None` if its
+    /// prompt was not made from the conversation of a run.
+    #[must_use]
+    pub fn continues(&self) -> Option<&Origin> {
+        self.prompt.continues.as_ref()
+    }
+
+    /// All messages of the run as they were: those that a
     /// [compaction](crate::Compaction) replaced stand where its summary is in
-    /// [`messages`](Self::messages).
+    /// [`messages`](Self::messages). Those that an earlier run replaced are in the transcript of the run that
+    /// this one [continues](Self::continues).
     #[must_use]
     pub fn transcript(&self) -> Vec<Message> {
         expanded(self.replaced.clone(), self.messages())
@@ -286,23 +320,41 @@ impl Conversation {
     }
 
     /// The prompt of a new run that continues the conversation with another message of the user, after
-    /// the [results](Self::results) of the last calls. It has the instructions and the subject of the
-    /// prompt with which this run began; [`with_instructions`](Prompt::with_instructions) replaces the
-    /// former.
+    /// the [results](Self::results) of the last calls. It begins with the agent that has the conversation,
+    /// and has the subject of the prompt with which this run began. It has the instructions of that prompt
+    /// if this run began with the same agent; [`with_instructions`](Prompt::with_instructions) sets
+    /// others.
     #[must_use]
     pub fn continued(&self, text: impl Into<String>) -> Prompt {
         let mut messages = self.messages();
         messages.extend(self.results());
-        Prompt { messages, ..self.prompt.clone() }.with_message(Message::user(text))
+        let kept = self.turns.len();
+        self.prompt_of(messages, &self.handovers, kept).with_message(Message::user(text))
     }
 
     /// The prompt of a new run that begins with this turn, from 1: the turns before it are kept, and
-    /// the turn and those after it are requested again. It has the instructions and the subject of the
-    /// prompt with which this run began. `None` if the conversation has no such turn.
+    /// the turn and those after it are requested again. It begins with the agent that made the response of
+    /// the turn, and has the instructions and the subject that [`continued`](Self::continued) has. `None` if
+    /// the conversation has no such turn.
     #[must_use]
     pub fn from_turn(&self, turn: usize) -> Option<Prompt> {
-        let turn = self.turns.get(turn.checked_sub(1)?)?;
-        Some(Prompt { messages: turn.messages.clone(), ..self.prompt.clone() })
+        let kept = turn.checked_sub(1)?;
+        let turn = self.turns.get(kept)?;
+        Some(self.prompt_of(turn.messages.clone(), &turn.handovers, kept))
+    }
+
+    /// A prompt with these messages, of which this many turns are kept, and which begins with the last of
+    /// these agents.
+    fn prompt_of(&self, messages: Vec<Message>, handovers: &[String], kept: usize) -> Prompt {
+        let continues = self.run_id.as_ref().map(|run_id| Origin::new(run_id, kept));
+        let handovers_so_far = handovers.to_vec();
+        let mut prompt =
+            Prompt { messages, continues, handovers: handovers_so_far, ..self.prompt.clone() };
+        if self.prompt.handovers != handovers {
+            // They are for another agent.
+            prompt.instructions = None;
+        }
+        prompt
     }
 }
 

@@ -67,6 +67,30 @@ async fn should_begin_again_at_a_turn_with_other_instructions() {
     assert_eq!(roles, [Role::User, Role::Assistant, Role::Tool, Role::Assistant, Role::Tool]);
 }
 
+#[tokio::test]
+async fn should_say_which_run_a_conversation_continues() {
+    let model = scripted(["one", "two", "three"].map(text));
+    let runtime = runtime(LlmAgent::new(model)).await;
+    let first = start(&runtime).await;
+    in_time(first.result::<String>()).await.unwrap();
+    let origin = async |run: &RunHandle| {
+        let journal = run.journal(0, 1).await.unwrap();
+        let started: serde_json::Value = journal[0].event.data().unwrap();
+        started["input"]["continues"].clone()
+    };
+    assert_eq!(origin(&first).await, json!(null));
+    let conversation = Conversation::of(&first).await.unwrap();
+    let second = runtime.start("agent", &conversation.continued("and?")).await.unwrap();
+    in_time(second.result::<String>()).await.unwrap();
+    let expected = json!({"run_id": first.id(), "turns": 1});
+    assert_eq!(origin(&second).await, expected);
+    let conversation = Conversation::of(&second).await.unwrap();
+    let third = runtime.start("agent", &conversation.from_turn(1).unwrap()).await.unwrap();
+    in_time(third.result::<String>()).await.unwrap();
+    let expected = json!({"run_id": second.id(), "turns": 0});
+    assert_eq!(origin(&third).await, expected);
+}
+
 /// The sizes of the parameters of the model calls in a journal.
 async fn sizes(run: &RunHandle) -> Vec<usize> {
     let journal = run.journal(0, 1000).await.unwrap();

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use aios_agents::Runtime;
 use aios_llm::{
-    Conversation, LlmAgent, LlmAgentError, ModelResponse,
+    Conversation, LlmAgent, LlmAgentError, ModelResponse, Prompt,
     budget::{Budget, Spent},
     model::{Part, Usage},
     testing::ScriptedModel,
@@ -151,4 +152,94 @@ async fn should_refuse_a_handover_that_is_repeated_too_often() {
     let billing = scripted([back(), back(), back()]);
     let runtime = runtime(triage(&model, &billing)).await;
     assert_eq!(in_time(start(&runtime).await.result::<String>()).await.unwrap(), "enough");
+}
+
+/// A run that was handed over in turn 1, whose second agent has searched in turn 2 and answered in
+/// turn 3, and the runtime, whose models have answers left.
+async fn handed_over() -> (Runtime, Conversation, Arc<ScriptedModel>, Arc<ScriptedModel>) {
+    let model = scripted([hand_over(), text("reception")]);
+    let answers = ["paid", "billing", "billing"].map(text);
+    let billing = scripted([search_call("A7")].into_iter().chain(answers));
+    let runtime = runtime(triage(&model, &billing)).await;
+    let run = start(&runtime).await;
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "paid");
+    let conversation = Conversation::of(&run).await.unwrap();
+    (runtime, conversation, model, billing)
+}
+
+#[tokio::test]
+async fn should_continue_with_the_agent_that_has_the_conversation() {
+    let (runtime, conversation, model, billing) = handed_over().await;
+    let next = runtime.start("agent", &conversation.continued("And the last one?")).await.unwrap();
+    assert_eq!(in_time(next.result::<String>()).await.unwrap(), "billing");
+    assert_eq!(model.requests().len(), 1);
+    assert_eq!(tools(&billing, 2), ["search", "hand_back"]);
+    assert_eq!(billing.requests()[2].instructions.as_deref(), Some("Explain invoices."));
+    // The agent that continues it is still known in the run after that.
+    let again = Conversation::of(&next).await.unwrap().continued("And that one?");
+    let again = runtime.start("agent", &again).await.unwrap();
+    assert_eq!(in_time(again.result::<String>()).await.unwrap(), "billing");
+}
+
+#[tokio::test]
+async fn should_begin_again_at_a_turn_with_the_agent_of_that_turn() {
+    let (runtime, conversation, model, billing) = handed_over().await;
+    for (turn, answer) in [(1, "reception"), (2, "billing"), (3, "billing")] {
+        let prompt = conversation.from_turn(turn).unwrap().with_instructions("Be kind.");
+        let run = runtime.start("agent", &prompt).await.unwrap();
+        assert_eq!(in_time(run.result::<String>()).await.unwrap(), answer, "turn {turn}");
+        let asked = if answer == "billing" { &billing } else { &model };
+        let request = asked.requests().pop().unwrap();
+        assert_eq!(request.instructions.as_deref(), Some("Be kind."), "turn {turn}");
+    }
+}
+
+#[tokio::test]
+async fn should_continue_with_the_first_agent_after_the_conversation_was_handed_back() {
+    let back = call("b", "hand_back", &json!({"reason": "it is paid"}));
+    let model = scripted([hand_over(), text("anything else?"), text("bye")]);
+    let runtime = runtime(triage(&model, &scripted([back]))).await;
+    let run =
+        runtime.start("agent", &Prompt::new("go").with_instructions("Be kind.")).await.unwrap();
+    in_time(run.result::<String>()).await.unwrap();
+    let prompt = Conversation::of(&run).await.unwrap().continued("no");
+    let next = runtime.start("agent", &prompt).await.unwrap();
+    assert_eq!(in_time(next.result::<String>()).await.unwrap(), "bye");
+    let request = model.requests().pop().unwrap();
+    assert_eq!(request.instructions.as_deref(), Some("Be kind."));
+}
+
+/// Instructions of a prompt are for the agent with which its run begins.
+#[tokio::test]
+async fn should_not_give_the_instructions_of_a_prompt_to_another_agent() {
+    let back = call("b", "hand_back", &json!({"reason": "it is paid"}));
+    let model = scripted([hand_over(), text("done"), hand_over()]);
+    let billing = scripted([text("paid"), back, text("paid"), text("paid")]);
+    let runtime = runtime(triage(&model, &billing)).await;
+    let run =
+        runtime.start("agent", &Prompt::new("go").with_instructions("Be kind.")).await.unwrap();
+    in_time(run.result::<String>()).await.unwrap();
+    // It continues with billing, whose instructions were not replaced.
+    let prompt = Conversation::of(&run).await.unwrap().continued("and?");
+    let other = prompt.clone().with_instructions("Be short.");
+    let run = runtime.start("agent", &other).await.unwrap();
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+    assert_eq!(billing.requests()[1].instructions.as_deref(), Some("Be short."));
+    let first = model.requests()[1].instructions.clone();
+    assert_eq!(first.as_deref(), Some("Find out what it is about."));
+    let run = runtime.start("agent", &prompt).await.unwrap();
+    in_time(run.result::<String>()).await.unwrap();
+    assert_eq!(billing.requests()[2].instructions.as_deref(), Some("Explain invoices."));
+}
+
+/// The agent may be gone since: another version has no such handover.
+#[tokio::test]
+async fn should_not_continue_with_an_agent_that_does_not_exist() {
+    let (_, conversation, ..) = handed_over().await;
+    let model = scripted([]);
+    let runtime = runtime(LlmAgent::new(Arc::clone(&model))).await;
+    let run = runtime.start("agent", &conversation.continued("And the last one?")).await.unwrap();
+    let failure = failure(&run).await;
+    assert_eq!(failure.code, "INVALID_PARAMETERS");
+    assert!(failure.message.contains("billing"), "{failure}");
 }

@@ -208,6 +208,28 @@ async def test_should_hand_a_conversation_back() -> None:
     assert len(model.requests[1]["messages"]) == 5
 
 
+async def test_should_continue_with_the_agent_that_has_the_conversation() -> None:
+    other = ScriptedModel(text("paid"), text("more"), text("again"))
+    billing = aios.LlmAgent("billing", other, instructions="Explain invoices.", hand_back="Returns.")
+    model, agent = triage(
+        call("handover_to_billing", reason="r"), text("reception"), billing=billing
+    )
+    async with aios.Runtime(agents=[agent]) as runtime:
+        run = await runtime.start(agent, aios.Prompt("go", instructions="Be kind."))
+        assert await run.result() == "paid"
+        conversation = await aios.Conversation.of(run)
+        assert [turn.handovers for turn in conversation.turns] == [[], ["billing"]]
+        for prompt, result, asked, instructions in (
+            (conversation.continued("and?"), "more", other, "Explain invoices."),
+            (conversation.from_turn(2, "Be brief."), "again", other, "Be brief."),
+            (conversation.from_turn(1), "reception", model, "Be kind."),
+        ):
+            next_run = await runtime.start(agent, prompt)
+            assert await next_run.result() == result
+            assert asked.requests[-1]["instructions"] == instructions
+        assert conversation.handovers == ["billing"]
+
+
 async def test_should_join_agents() -> None:
     left = aios.LlmAgent("left", ScriptedModel(text("l"), text("l")))
     right = aios.LlmAgent("right", ScriptedModel(text("r")))

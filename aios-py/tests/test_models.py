@@ -204,11 +204,13 @@ async def test_should_continue_with_the_instructions_and_the_subject_of_the_prom
         await first.result()
         conversation = await aios.Conversation.of(first)
         assert conversation.subject == "mary"
-        for row in (conversation.continued("more"), conversation.from_turn(1)):
+        for row, kept in ((conversation.continued("more"), 1), (conversation.from_turn(1), 0)):
             assert row["subject"] == "mary"
+            assert row["continues"] == {"run_id": first.id, "turns": kept}
             again = await runtime.start(agent, row)
             await again.result()
             assert model.requests[-1]["instructions"] == "Write little."
+            assert (await aios.Conversation.of(again)).continues == row["continues"]
     assert conversation.continued("more", "Write.")["instructions"] == "Write."
     assert conversation.from_turn(1, "Write.")["instructions"] == "Write."
 

@@ -26,12 +26,27 @@ struct Arguments {
 }
 
 /// An event: another agent continues a conversation.
-#[derive(Debug, Serialize)]
-pub(super) struct HandedOver<'a> {
+///
+/// The name of an agent that takes over is that of the agent before it with its own, so the names tell
+/// whether the conversation was handed on or back.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct HandedOver {
     /// Name of the agent that hands over.
-    pub(super) from: &'a str,
+    pub(super) from: String,
     /// Name of the agent that continues.
-    pub(super) to: &'a str,
+    pub(super) to: String,
+}
+
+impl HandedOver {
+    /// Applies the handover to the agents that have taken over so far, see
+    /// [`Prompt::handovers`](super::Prompt::handovers).
+    pub(crate) fn apply(&self, handovers: &mut Vec<String>) {
+        let taker = self.to.strip_prefix(&self.from).and_then(|name| name.strip_prefix('_'));
+        match taker {
+            Some(taker) => handovers.push(taker.to_owned()),
+            None => drop(handovers.pop()),
+        }
+    }
 }
 
 /// Name of the tool that hands over to an agent.

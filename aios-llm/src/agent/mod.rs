@@ -53,12 +53,13 @@ pub use self::{
     compaction::Compaction,
     decisions::pending_decisions,
     history::ModelTask,
-    prompt::Prompt,
+    prompt::{Origin, Prompt},
     turn::EndStrategy,
     updates::{AgentUpdate, Streaming, TOKENS},
 };
 pub(crate) use self::{
     compaction::PREFIX as SUMMARY_PREFIX,
+    handover::HandedOver,
     history::{History, model_call},
     host::ToolTask,
     output::FINAL_TOOL,

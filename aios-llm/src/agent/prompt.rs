@@ -29,16 +29,54 @@ use crate::model::Message;
 pub struct Prompt {
     /// The messages of the conversation.
     pub messages: Vec<Message>,
-    /// Instructions that replace those of the agent.
+    /// Instructions that replace those of the agent with which the run begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instructions: Option<String>,
     /// The subject whose [budget](crate::budget::SubjectBudget) the run is charged to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
+    /// The names under which agents have taken over the conversation before, from the first to the one that
+    /// continues it, as they were given to [`LlmAgent::handover`](crate::LlmAgent::handover). The run begins
+    /// with the last of them, which [`instructions`](Self::instructions) are then for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub handovers: Vec<String>,
+    /// The run whose conversation this one continues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continues: Option<Origin>,
     /// Present if another agent has called this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(skip)]
     pub(crate) delegation: Option<Box<Delegation>>,
+}
+
+/// A run whose conversation another run continues.
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::{Conversation, agent::Origin};
+///
+/// /// The run that has the messages before those of this conversation, compacted ones included.
+/// fn run_before(conversation: &Conversation) -> Option<&str> {
+///     conversation.continues().map(|origin: &Origin| origin.run_id.as_str())
+/// }
+/// # assert_eq!(run_before(&Conversation::default()), None);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
+pub struct Origin {
+    /// Id of the run.
+    pub run_id: String,
+    /// Number of its turns that are kept, from the first one.
+    pub turns: usize,
+}
+
+impl Origin {
+    /// The first turns of a run.
+    #[must_use]
+    pub fn new(run_id: impl Into<String>, turns: usize) -> Self {
+        Self { run_id: run_id.into(), turns }
+    }
 }
 
 impl Prompt {
@@ -69,7 +107,7 @@ impl Prompt {
         self
     }
 
-    /// Replaces the instructions of the agent.
+    /// Replaces the instructions of the agent with which the run begins.
     #[must_use]
     pub fn with_instructions(mut self, instructions: impl Into<String>) -> Self {
         self.instructions = Some(instructions.into());
@@ -96,14 +134,23 @@ impl<'de> Deserialize<'de> for Prompt {
                 #[serde(default)]
                 subject: Option<String>,
                 #[serde(default)]
+                handovers: Vec<String>,
+                #[serde(default)]
+                continues: Option<Origin>,
+                #[serde(default)]
                 delegation: Option<Box<Delegation>>,
             },
         }
         Ok(match Form::deserialize(deserializer)? {
             Form::Text(text) => Self::new(text),
-            Form::Conversation { messages, instructions, subject, delegation } => {
-                Self { messages, instructions, subject, delegation }
-            }
+            Form::Conversation {
+                messages,
+                instructions,
+                subject,
+                handovers,
+                continues,
+                delegation,
+            } => Self { messages, instructions, subject, handovers, continues, delegation },
         })
     }
 }

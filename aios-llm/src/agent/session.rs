@@ -35,6 +35,7 @@ use super::{
     decisions::{Decisions, emit},
     delegation::report,
     faults::Faults,
+    handover,
     history::{MISSING, ModelTask, SentMessages},
 };
 use crate::{
@@ -83,8 +84,12 @@ pub(super) struct Session {
     pub(super) tools_type: String,
     /// The agents that handed the conversation over and may get it back.
     pub(super) former: Vec<Arc<Compiled>>,
-    /// The instructions of the prompt, which replace those of the first agent.
+    /// The instructions of the prompt, which replace those of the agent with which the run began.
     instructions: Option<String>,
+    /// The agent with which the run began.
+    first: Arc<Compiled>,
+    /// The most responses, whichever agent continues.
+    max_turns: u32,
     /// The conversation as the next model call gets it.
     pub(super) messages: Vec<Message>,
     /// Twice the number of times that messages were replaced.
@@ -102,7 +107,8 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Begins a run. Fails if the prompt names no subject and the agent needs one.
+    /// Begins a run, with the agent that has the conversation. Fails if there is no such agent any more, or
+    /// if the prompt names no subject and the agent needs one.
     fn new(
         agent: Arc<Compiled>,
         context: WorkflowContext,
@@ -110,16 +116,21 @@ impl Session {
     ) -> Result<Self, WorkflowError> {
         let share = prompt.delegation.map(|it| it.share);
         let accounting = Accounting::new(&agent, &context, share, prompt.subject.as_deref())?;
+        let faults = Faults::new(agent.options.max_faults);
+        let max_turns = agent.options.max_turns;
+        let (former, agent) = after_handovers(agent, &prompt.handovers)?;
         Ok(Self {
             model_type: agent.model_type(),
             tools_type: agent.tools_type(),
-            former: Vec::new(),
+            first: Arc::clone(&agent),
+            max_turns,
+            former,
             instructions: prompt.instructions,
             messages: prompt.messages,
             epoch: 0,
             accounting,
             subject: prompt.subject,
-            faults: Faults::new(agent.options.max_faults),
+            faults,
             decisions: Decisions::default(),
             sent: SentMessages::default(),
             agent,
@@ -130,7 +141,7 @@ impl Session {
     /// Requests responses and runs their calls until there is an output.
     async fn run(&mut self) -> Result<Payload, WorkflowError> {
         self.check(Stage::Input, &Payload::encode(&self.messages)?).await?;
-        let turns = self.agent.options.max_turns;
+        let turns = self.max_turns;
         for turn in 1..=turns {
             let response = self.model_call().await?;
             if let Some(output) = self.handle(turn, &response).await? {
@@ -276,8 +287,8 @@ impl Session {
 
     /// The next request, without anything about the budget but the notice.
     fn request(&self) -> ModelRequest {
-        // Instructions of the prompt are for the first agent. One that took over has its own.
-        let of_prompt = self.instructions.clone().filter(|_| self.former.is_empty());
+        // Instructions of the prompt are for the agent with which the run began. Others have their own.
+        let of_prompt = self.instructions.clone().filter(|_| Arc::ptr_eq(&self.agent, &self.first));
         let of_agent = of_prompt.or_else(|| self.agent.instructions.clone());
         let instructions: Vec<_> =
             [of_agent, self.accounting.soft_notice()].into_iter().flatten().collect();
@@ -292,4 +303,20 @@ impl Session {
         self.agent.output.request_in(&mut request);
         request
     }
+}
+
+/// The agents that handed a conversation over and may get it back, and the one that has it.
+fn after_handovers(
+    mut agent: Arc<Compiled>,
+    handovers: &[String],
+) -> Result<(Vec<Arc<Compiled>>, Arc<Compiled>), WorkflowError> {
+    let mut former = Vec::with_capacity(handovers.len());
+    for name in handovers {
+        let Some(next) = agent.handovers.get(&handover::tool_of(name)).map(Arc::clone) else {
+            let reason = format!("agent {} hands over to no agent {name:?}", agent.name.as_str());
+            return Err(WorkflowError::failed(Failure::new("INVALID_PARAMETERS", reason)));
+        };
+        former.push(std::mem::replace(&mut agent, next));
+    }
+    Ok((former, agent))
 }

@@ -317,9 +317,10 @@ impl Session {
     /// Continues the conversation with another agent.
     fn hand_over(&mut self, is_back: bool, agent: Arc<Compiled>) -> Result<(), WorkflowError> {
         let from = std::mem::replace(&mut self.agent, agent);
-        let to = self.agent.name.as_str();
-        emit(&self.context, "agent", "handed_over", &HandedOver { from: from.name.as_str(), to })?;
-        self.agent.tell(&self.context, &AgentUpdate::HandedOver { to: to.to_owned() })?;
+        let [from_name, to] = [&from, &self.agent].map(|agent| agent.name.as_str().to_owned());
+        let handed_over = HandedOver { from: from_name, to };
+        emit(&self.context, "agent", "handed_over", &handed_over)?;
+        self.agent.tell(&self.context, &AgentUpdate::HandedOver { to: handed_over.to })?;
         self.accounting.handed_over();
         (self.model_type, self.tools_type) = (self.agent.model_type(), self.agent.tools_type());
         if is_back {

@@ -1,7 +1,7 @@
 //! The conversation of a run, from its journal.
 
 use aios_core::event::{Event, Payload};
-use aios_llm::{Conversation, ModelResponse, budget::Spent, model::Message};
+use aios_llm::{Conversation, ModelResponse, agent::Origin, budget::Spent, model::Message};
 use pyo3::prelude::*;
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use crate::convert::{errors::ErrorInfo, json};
 /// A conversation as Python takes it.
 #[derive(Serialize)]
 struct Row<'a> {
-    turns: Vec<(&'a [Message], &'a ModelResponse)>,
+    turns: Vec<(&'a [Message], &'a ModelResponse, &'a [String])>,
     /// See [`Conversation::messages`].
     messages: Vec<Message>,
     /// See [`Conversation::transcript`].
@@ -21,6 +21,10 @@ struct Row<'a> {
     /// Those of the prompt.
     instructions: Option<&'a str>,
     subject: Option<&'a str>,
+    continues: Option<&'a Origin>,
+    begun_with: &'a [String],
+    /// See [`Conversation::handovers`].
+    handovers: &'a [String],
 }
 
 /// The turns, all messages and the sums of a journal, a list of JSON envelopes.
@@ -35,13 +39,16 @@ pub(crate) fn read_conversation(
         let conversation = Conversation::from_journal(&journal?)?;
         let turns = conversation.turns().iter();
         Payload::encode(&Row {
-            turns: turns.map(|turn| (turn.messages.as_slice(), &turn.response)).collect(),
+            turns: turns.map(|it| (&*it.messages, &it.response, &*it.handovers)).collect(),
             messages: conversation.messages(),
             transcript: conversation.transcript(),
             spent: conversation.spent(),
             results: conversation.results(),
             instructions: conversation.instructions(),
             subject: conversation.subject(),
+            continues: conversation.continues(),
+            begun_with: &conversation.prompt().handovers,
+            handovers: conversation.handovers(),
         })
     };
     let row = read().map_err(|error| ErrorInfo::from(error).into_error(py))?;

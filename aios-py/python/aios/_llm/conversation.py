@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .._clients.records import Event, RecordedEvent
@@ -23,10 +23,13 @@ class Turn:
     Attributes:
         messages: The messages of the conversation before the response.
         response: The response: its ``content``, ``finish_reason``, ``usage`` and ``model``.
+        handovers: The names of the agents that had taken over: the last one made the response; the first
+            agent if there is none.
     """
 
     messages: list[dict[str, Any]]
     response: dict[str, Any]
+    handovers: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,17 @@ class Conversation:
     Attributes:
         turns: The turns, in order.
         messages: All messages, including the last response.
-        transcript: All messages, including those that a :class:`Compaction` has replaced, without its
-            summaries.
+        transcript: All messages of the run, including those that a :class:`Compaction` has replaced,
+            without its summaries. Those that an earlier run replaced are in the transcript of the run that
+            this one continues.
         spent: The sums of the run as settled in its log: ``requests``, ``usage``, ``cost`` and
             ``tool_calls``.
         instructions: The instructions with which the prompt replaced those of the agent, if it did.
         subject: The subject of the prompt, if it named one.
+        continues: The run whose conversation this one continues: its ``run_id``, and ``turns``, the
+            number of its turns that are kept.
+        handovers: The names of the agents that have taken over by now; empty if the first agent has the
+            conversation.
     """
 
     turns: list[Turn]
@@ -51,7 +59,11 @@ class Conversation:
     spent: dict[str, Any]
     instructions: str | None = None
     subject: str | None = None
+    continues: dict[str, Any] | None = None
+    handovers: list[str] = field(default_factory=list[str])
+    _begun_with: list[str] = field(default_factory=list[str], repr=False)
     _results: dict[str, Any] | None = field(default=None, repr=False)
+    _run_id: str | None = field(default=None, repr=False)
 
     @classmethod
     async def of(cls, run: RunHandle[Any]) -> Conversation:
@@ -63,11 +75,12 @@ class Conversation:
         events: list[RecordedEvent] = []
         while page := await run.journal(events[-1].version if events else 0, _PAGE):
             events.extend(page)
-        return cls.from_journal(events)
+        return replace(cls.from_journal(events), _run_id=run.id)
 
     @classmethod
     def from_journal(cls, journal: Iterable[Event | RecordedEvent]) -> Conversation:
-        """Reads the conversation from the events of a journal.
+        """Reads the conversation from the events of a journal. Prompts that continue it do not say
+        which run they continue: the events do not tell.
 
         Raises:
             InvalidDataError: An event cannot be read.
@@ -75,7 +88,7 @@ class Conversation:
         from .._aios import read_conversation
 
         row = read_conversation(envelopes(journal))
-        turns = [Turn(messages, response) for messages, response in row["turns"]]
+        turns = [Turn(*turn) for turn in row["turns"]]
         return cls(
             turns,
             row["messages"],
@@ -83,30 +96,36 @@ class Conversation:
             row["spent"],
             row["instructions"],
             row["subject"],
+            row["continues"],
+            row["handovers"],
+            row["begun_with"],
             row["results"],
         )
 
     def continued(self, text: str, instructions: str | None = None) -> dict[str, Any]:
-        """The prompt of a new run that continues the conversation with another message. It
-        contains the results of the last response's calls. The result of a call that the journal has no
+        """The prompt of a new run that continues the conversation with another message. It begins
+        with the agent that has the conversation. It contains the results of the last response's calls. The result of a call that the journal has no
         result for says that it is unknown. It has the subject of the prompt with which this run began.
 
         Args:
             text: The message.
-            instructions: Other instructions than those of the prompt with which this run began.
+            instructions: Other instructions than those of the prompt with which this run began, which
+                are kept only if the new run begins with the same agent.
         """
         message = {"role": "user", "content": [{"type": "text", "text": text}]}
         results = [] if self._results is None else [self._results]
-        return self._prompt([*self.messages, *results, message], instructions)
+        messages = [*self.messages, *results, message]
+        return self._prompt(messages, instructions, self.handovers, len(self.turns))
 
     def from_turn(self, turn: int, instructions: str | None = None) -> dict[str, Any]:
         """The prompt of a new run that begins with this turn, from 1: the turns before it are kept,
-        and the turn and those after it are requested again. It has the subject of the prompt with which
-        this run began.
+        and the turn and those after it are requested again. It begins with the agent that made the
+        response of the turn, and has the subject of the prompt with which this run began.
 
         Args:
             turn: Number of the turn.
-            instructions: Other instructions than those of the prompt with which this run began.
+            instructions: Other instructions than those of the prompt with which this run began, which
+                are kept only if the new run begins with the same agent.
 
         Raises:
             ConfigurationError: The conversation has no such turn.
@@ -115,12 +134,27 @@ class Conversation:
             raise ConfigurationError(
                 f"the conversation has {len(self.turns)} turns, no turn {turn}"
             )
-        return self._prompt(self.turns[turn - 1].messages, instructions)
+        begun = self.turns[turn - 1]
+        return self._prompt(begun.messages, instructions, begun.handovers, turn - 1)
 
-    def _prompt(self, messages: list[dict[str, Any]], instructions: str | None) -> dict[str, Any]:
-        """A prompt with these messages, like that of the run."""
-        instructions = self.instructions if instructions is None else instructions
-        row = {"messages": messages, "instructions": instructions, "subject": self.subject}
+    def _prompt(
+        self,
+        messages: list[dict[str, Any]],
+        instructions: str | None,
+        handovers: list[str],
+        kept: int,
+    ) -> dict[str, Any]:
+        """A prompt with these messages, like that of the run, which keeps this many turns."""
+        if instructions is None and handovers == self._begun_with:
+            instructions = self.instructions
+        link = {"run_id": self._run_id, "turns": kept}
+        row = {
+            "messages": messages,
+            "instructions": instructions,
+            "subject": self.subject,
+            "handovers": handovers or None,
+            "continues": None if self._run_id is None else link,
+        }
         return {name: given for name, given in row.items() if given is not None}
 
 
