@@ -327,6 +327,26 @@ async fn should_not_count_a_stream_that_is_dropped_in_time() {
     assert!(slow.stream(&request).await.is_ok());
 }
 
+/// A piece of a stream that is not shown needs no reset.
+#[tokio::test]
+async fn should_report_what_all_models_of_a_fallback_have_used_so_far() {
+    fn reporting<const N: usize>(inputs: [u64; N]) -> ModelStream {
+        let pieces = inputs.map(|input| Ok(StreamEvent::Usage(Usage::new(input, 1))));
+        let fails = Err(error(ModelErrorKind::Unavailable));
+        Box::pin(stream::iter(pieces.into_iter().chain([fails])))
+    }
+    let first = Streams(|| reporting([10]));
+    let second = Streams(|| reporting([20, 30]));
+    let model = Fallback::new(first).or(second);
+    let mut pieces: Vec<_> = in_time(model.stream(&request()).await.unwrap().collect()).await;
+    let failed = pieces.pop().unwrap().unwrap_err();
+    assert_eq!(failed.usage(), Some(Usage::new(40, 2)));
+    let pieces: Vec<_> = pieces.into_iter().map(Result::unwrap).collect();
+    let expected = [(10, 1), (30, 2), (40, 2)];
+    let expected = expected.map(|(input, output)| StreamEvent::Usage(Usage::new(input, output)));
+    assert_eq!(pieces, expected);
+}
+
 /// A stream that begins and fails is no success in between.
 #[tokio::test]
 async fn should_count_streams_that_fail_in_a_row() {

@@ -1,6 +1,6 @@
 //! Output streams of agents.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use aios_agents::{RunHandle, output::OutputContent, prelude::*};
 use aios_core::event::Payload;
@@ -287,5 +287,48 @@ async fn should_stream_numbers_as_they_were_written() {
     for item in &items {
         let update: AgentUpdate = serde_json::from_str(item).unwrap();
         assert_eq!(serde_json::to_string(&update).unwrap(), *item);
+    }
+}
+
+/// Models of the providers that report usage before the end of a stream, behind a provider whose stream
+/// stops after that.
+async fn stalled() -> Vec<(FakeProvider, Arc<dyn LanguageModel>)> {
+    let mut stalled = Vec::new();
+    for protocol in [2, 3] {
+        let replies = [FakeReply::stalled(text("a very long answer about many things"), 3)];
+        let provider = FakeProvider::start(replies).await.unwrap();
+        let model = crate::support::models(&provider).swap_remove(protocol);
+        stalled.push((provider, model));
+    }
+    stalled
+}
+
+#[tokio::test]
+async fn should_settle_the_usage_that_was_reported_before_the_timeout_of_the_agent() {
+    for (_provider, model) in stalled().await {
+        let what = model.name().to_owned();
+        let agent = LlmAgent::new(model).streaming(Streaming::On);
+        let agent = agent.model_timeout(Duration::from_secs(5)).model_retry(RetryPolicy::never());
+        let runtime = runtime(agent).await;
+        let run = start(&runtime).await;
+        let failure = crate::support::failure(&run).await;
+        assert_eq!(failure.code, "MODEL_TIMEOUT", "{what}: {failure}");
+        let spent = *Conversation::of(&run).await.unwrap().spent();
+        assert_eq!((spent.requests, spent.usage), (1, Usage::new(10, 1)), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn should_settle_the_usage_that_was_reported_before_the_run_was_cancelled() {
+    for (_provider, model) in stalled().await {
+        let what = model.name().to_owned();
+        let runtime = runtime(LlmAgent::new(model).streaming(Streaming::On)).await;
+        let run = start(&runtime).await;
+        let mut updates = run.stream(TOKENS).read_from(0);
+        in_time(updates.next()).await.unwrap().unwrap();
+        run.cancel("enough").await.unwrap();
+        assert!(in_time(run.result::<String>()).await.is_err());
+        let spent = *Conversation::of(&run).await.unwrap().spent();
+        assert_eq!((spent.requests, spent.usage), (1, Usage::new(10, 1)), "{what}");
     }
 }

@@ -203,6 +203,7 @@ impl Definition {
             cheaper: self.cheaper,
             write_log: self.write_log.map(WriteLog::new),
             options: self.options,
+            meters: Arc::default(),
         })
     }
 }

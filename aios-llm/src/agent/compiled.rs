@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use aios_agents::workflow::{WorkflowContext, WorkflowError};
 use aios_core::{Chain, agent::Name};
 
-use super::{AgentUpdate, MODEL_SUFFIX, Options, Streaming, TOKENS, TOOLS_SUFFIX, output::Output};
+use super::{
+    AgentUpdate, MODEL_SUFFIX, Options, Streaming, TOKENS, TOOLS_SUFFIX, meters::Meters,
+    output::Output,
+};
 use crate::{
     budget::{Budget, SubjectBudget},
     guardrail::{Check, Guardrail},
@@ -51,6 +54,8 @@ pub(super) struct Compiled {
     pub(super) write_log: Option<WriteLog>,
     /// Options of the loop.
     pub(super) options: Options,
+    /// The usage of model calls in progress in this process.
+    pub(super) meters: Arc<Meters>,
 }
 
 impl Compiled {

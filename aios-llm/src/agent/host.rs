@@ -11,16 +11,20 @@
 //! A failure that the function of a tool returns is marked, so that its code is not taken for one of the
 //! engine.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, pin::pin, sync::Arc, time::Duration};
 
 use aios_core::{
     agent::{DynAgent, ResultExt, TaskContext, TaskError},
+    clock::{Clock, SystemClock},
     event::{Payload, Timestamp},
     failure::Failure,
     output::OutputStream,
 };
 use async_trait::async_trait;
-use futures_util::StreamExt;
+use futures_util::{
+    StreamExt,
+    future::{Either, select},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::Instrument as _;
@@ -30,6 +34,7 @@ use super::{
     call_ids::CallIds,
     compiled::Compiled,
     history::Histories,
+    meters::Meter,
     updates::{Pieces, write},
 };
 use crate::{
@@ -63,8 +68,10 @@ pub(super) struct ToolAgent {
 
 /// Code of a result that is larger than an event may be.
 const TOO_LARGE: &str = "EVENT_TOO_LARGE";
-/// Longest time that is kept for the report of an error.
+/// Longest time that is kept for the report of an error of a model: a tenth, but at most this.
 const REPORT_TIME: Duration = Duration::from_secs(10);
+/// The same for the error of a model that has not answered by then, so that its own error comes first.
+const SHORT_REPORT_TIME: Duration = Duration::from_secs(5);
 
 /// Parameters of a task for a [`ToolAgent`].
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
@@ -86,13 +93,41 @@ impl ModelAgent {
         Self { agent, histories: Histories::new(), parameters, output }
     }
 
-    /// Requests a response, whose calls have ids of their own in the conversation, and writes its pieces
-    /// if the agent streams.
+    /// Requests a response before the attempt times out. An error has the usage that the model has reported
+    /// before.
     async fn respond(
         &self,
         context: &TaskContext,
         request: &ModelRequest,
         task: &ModelTask,
+    ) -> Result<ModelResponse, ModelError> {
+        let run_id = context.metadata().run_id.as_deref().unwrap_or_default();
+        let meter = self.agent.meters.begin(run_id);
+        let responding = pin!(self.response(context, request, task, &meter));
+        let ended = match time_of(context, SHORT_REPORT_TIME) {
+            None => responding.await,
+            Some(time) => match select(responding, SystemClock.sleep(time)).await {
+                Either::Left((ended, _)) => ended,
+                Either::Right(_) => {
+                    let name = self.agent.model(task.is_cheaper).name();
+                    let reason = format!("{name} did not answer within {time:?}");
+                    Err(ModelError::new(ModelErrorKind::Timeout, reason))
+                }
+            },
+        };
+        self.agent.meters.end(run_id, &meter);
+        let reported = *meter.lock();
+        ended.map_err(|error| error.or_usage(reported))
+    }
+
+    /// Requests a response, whose calls have ids of their own in the conversation, and writes its pieces
+    /// if the agent streams.
+    async fn response(
+        &self,
+        context: &TaskContext,
+        request: &ModelRequest,
+        task: &ModelTask,
+        meter: &Meter,
     ) -> Result<ModelResponse, ModelError> {
         let model = self.agent.model(task.is_cheaper);
         // A summary is not part of the answer.
@@ -109,6 +144,7 @@ impl ModelAgent {
         while let Some(event) = events.next().await {
             match event? {
                 StreamEvent::Finished(response) => return Ok(pieces.finish(response).await),
+                StreamEvent::Usage(usage) => *meter.lock() = usage,
                 event => pieces.write(&event).await,
             }
         }
@@ -189,7 +225,7 @@ impl DynAgent for ModelAgent {
     ) -> Result<Payload, TaskError> {
         let task: ModelTask = parameters.decode().terminal()?;
         let mut request = self.histories.request(context, &task).await?;
-        request.timeout = timeout_of(context);
+        request.timeout = time_of(context, REPORT_TIME);
         let name = self.agent.name.as_str();
         let content = self.agent.options.trace_content;
         let model = self.agent.model(task.is_cheaper).name();
@@ -203,11 +239,12 @@ impl DynAgent for ModelAgent {
     }
 }
 
-/// The time that a request has: what is left of that of its attempt, less the time that its error needs
-/// to be reported.
-fn timeout_of(context: &TaskContext) -> Option<Duration> {
+/// The time that a request has: what is left of that of its attempt, less a part for the report of its
+/// error, which is at most this long.
+fn time_of(context: &TaskContext, report: Duration) -> Option<Duration> {
     let left = context.deadline()?.duration_since(Timestamp::now());
-    Some(left.saturating_sub((left / 10).min(REPORT_TIME))).filter(|left| !left.is_zero())
+    let share = left / if report < REPORT_TIME { 20 } else { 10 };
+    Some(left.saturating_sub(share.min(report))).filter(|left| !left.is_zero())
 }
 
 /// The failure of a task for something that this process lacks. Retryable, because another process

@@ -33,6 +33,7 @@ mod faults;
 mod handover;
 mod history;
 mod host;
+mod meters;
 mod output;
 mod prompt;
 mod refused;
@@ -465,7 +466,8 @@ impl<O> LlmAgent<O> {
     }
 
     /// Sets the timeout of one model call: at least 1 ms, at most 100 years. The default is
-    /// [`DEFAULT_MODEL_TIMEOUT`](LlmAgent::DEFAULT_MODEL_TIMEOUT), 300 s.
+    /// [`DEFAULT_MODEL_TIMEOUT`](LlmAgent::DEFAULT_MODEL_TIMEOUT), 300 s. A small part of it, at most 5 s, is
+    /// kept to report what the call has cost.
     #[must_use]
     pub fn model_timeout(mut self, timeout: Duration) -> Self {
         self.definition.options.model_timeout = timeout;

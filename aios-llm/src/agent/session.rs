@@ -41,7 +41,7 @@ use super::{
 use crate::{
     budget::Spent,
     guardrail::{Stage, Verdict},
-    model::{Message, ModelError, ModelRequest, ModelResponse},
+    model::{Message, ModelError, ModelErrorKind, ModelRequest, ModelResponse},
 };
 
 /// Longest timer of a workflow: 100 years.
@@ -244,8 +244,8 @@ impl Session {
                 self.accounting.settle(Spent::default()).await?;
             }
             let Some(delay) = delay else { return Err(error) };
-            // After that, no request is left in the wall time anyway.
-            self.context.sleep(granted.left.map_or(delay, |left| delay.min(left))).await?;
+            let delay = self.delay_within(granted.left, delay, reported.as_ref());
+            self.context.sleep(delay).await?;
             attempt += u32::from(is_requested);
         }
     }
@@ -283,6 +283,25 @@ impl Session {
             asked.or(delay).unwrap_or(DEFAULT_WAIT).max(LEAST_WAIT)
         };
         Some(delay).filter(|delay| *delay <= LONGEST_WAIT)
+    }
+
+    /// The delay before the next request, if this much of the wall time was left before the one that failed.
+    fn delay_within(
+        &self,
+        left: Option<Duration>,
+        delay: Duration,
+        reported: Option<&ModelError>,
+    ) -> Duration {
+        let is_timeout = reported.is_some_and(|error| error.kind() == ModelErrorKind::Timeout);
+        match left {
+            // It took what was left but for the time of its report, which is too short for another one.
+            Some(left) if is_timeout && left <= self.agent.options.model_timeout => {
+                self.accounting.time_left().ok().flatten().unwrap_or_default()
+            }
+            // After that, no request is left in the wall time anyway.
+            Some(left) => delay.min(left),
+            None => delay,
+        }
     }
 
     /// The next request, without anything about the budget but the notice.

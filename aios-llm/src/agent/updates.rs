@@ -263,7 +263,7 @@ impl<'o> Pieces<'o> {
                 self.ids.restart();
                 AgentUpdate::Restarted
             }
-            StreamEvent::Finished(_) => return,
+            StreamEvent::Usage(_) | StreamEvent::Finished(_) => return,
         };
         write(&self.stream, &update).await;
         if let Some(value) = self.partial(event) {

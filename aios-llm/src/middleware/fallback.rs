@@ -307,6 +307,8 @@ struct Streaming {
     stream: ModelStream,
     /// Whether a piece of this stream was passed on.
     is_shown: bool,
+    /// The usage that this stream has reported.
+    reported: Usage,
     /// Whether the stream has ended, with a response or an error.
     is_over: bool,
 }
@@ -325,15 +327,21 @@ impl Streaming {
                 StreamEvent::Finished(response) => {
                     self.attempts.accept(response).map(StreamEvent::Finished)
                 }
+                StreamEvent::Usage(usage) => {
+                    self.reported = usage;
+                    Ok(StreamEvent::Usage(self.attempts.billed_usage() + usage))
+                }
                 other => Ok(other),
             });
-            match accepted {
+            let reported = self.reported;
+            match accepted.map_err(|error| error.or_usage(reported)) {
                 Ok(event) => {
-                    self.is_shown = true;
+                    self.is_shown |= !matches!(event, StreamEvent::Usage(_));
                     return Ok(event);
                 }
                 Err(error) => self.attempts.failed(self.index, error)?,
             }
+            self.reported = Usage::default();
             (self.index, self.stream) = self.attempts.open().await?;
             if std::mem::take(&mut self.is_shown) {
                 return Ok(StreamEvent::Reset);
@@ -363,7 +371,14 @@ impl LanguageModel for Fallback {
     async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
         let mut attempts = self.attempts(request);
         let (index, stream) = attempts.open().await?;
-        let streaming = Streaming { attempts, index, stream, is_shown: false, is_over: false };
+        let streaming = Streaming {
+            attempts,
+            index,
+            stream,
+            is_shown: false,
+            reported: Usage::default(),
+            is_over: false,
+        };
         Ok(Box::pin(stream::unfold(streaming, |mut streaming| async move {
             if streaming.is_over {
                 return None;

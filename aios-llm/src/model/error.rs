@@ -210,6 +210,12 @@ impl ModelError {
         self
     }
 
+    /// Sets the tokens that were reported before the error, unless it has its own.
+    pub(crate) fn or_usage(self, reported: Usage) -> Self {
+        let is_added = self.usage.is_none() && reported != Usage::default();
+        if is_added { self.with_usage(reported) } else { self }
+    }
+
     /// Sets the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Error + Send + Sync + 'static) -> Self {

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use futures_core::Stream;
 use futures_util::{StreamExt, stream};
 
-use super::{ModelError, ModelErrorKind, ModelResponse, Part};
+use super::{ModelError, ModelErrorKind, ModelResponse, Part, Usage};
 
 /// A response in pieces.
 pub type ModelStream = Pin<Box<dyn Stream<Item = Result<StreamEvent, ModelError>> + Send>>;
@@ -51,6 +51,10 @@ pub enum StreamEvent {
         /// More of the arguments.
         arguments: String,
     },
+    /// The tokens of the request so far, as far as the provider has reported them; the latest such event
+    /// counts. A model need not report them: the whole response has its usage as well. They count if the
+    /// request is given up before its end.
+    Usage(Usage),
     /// Everything that came before is void: another model begins the response from the start.
     Reset,
     /// The whole response. The stream ends.

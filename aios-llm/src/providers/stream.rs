@@ -81,6 +81,8 @@ struct Reading<A> {
     searched: usize,
     /// Bytes of the body so far.
     read: usize,
+    /// The usage that was passed on.
+    reported: Usage,
     /// Pieces of the last event that were not taken yet.
     ready: VecDeque<StreamEvent>,
     /// Whether the stream has ended.
@@ -104,6 +106,7 @@ pub(super) fn read(
         plain: Vec::new(),
         searched: 0,
         read: 0,
+        reported: Usage::default(),
         ready: VecDeque::new(),
         is_over: false,
     };
@@ -111,7 +114,8 @@ pub(super) fn read(
         if reading.is_over {
             return None;
         }
-        let next = reading.next().await.map_err(|error| reading.with_usage(error));
+        // The provider bills what it has reported.
+        let next = reading.next().await.map_err(|error| error.or_usage(reading.assemble.usage()));
         reading.is_over = matches!(next, Err(_) | Ok(StreamEvent::Finished(_)));
         Some((next, reading))
     }))
@@ -125,7 +129,12 @@ impl<A: Assemble> Reading<A> {
                 return Ok(piece);
             }
             match self.frame()? {
-                Some(Frame::Event(event)) => self.ready.extend(self.assemble.take(&event)?),
+                Some(Frame::Event(event)) => {
+                    let pieces = self.assemble.take(&event)?;
+                    // First, so that it is known as soon as one of the pieces is.
+                    let usage = self.changed_usage();
+                    self.ready.extend(usage.into_iter().chain(pieces));
+                }
                 Some(Frame::Nothing) => {}
                 Some(Frame::Done) => return self.end(true),
                 None => {
@@ -148,11 +157,11 @@ impl<A: Assemble> Reading<A> {
         }
     }
 
-    /// An error with the usage that was reported before it, unless it has its own.
-    fn with_usage(&self, error: ModelError) -> ModelError {
+    /// The usage, if it has changed since it was passed on.
+    fn changed_usage(&mut self) -> Option<StreamEvent> {
         let usage = self.assemble.usage();
-        let is_added = error.usage().is_none() && usage != Usage::default();
-        if is_added { error.with_usage(usage) } else { error }
+        let before = std::mem::replace(&mut self.reported, usage);
+        (usage != before).then_some(StreamEvent::Usage(usage))
     }
 
     /// Ends the last line of a body, if there is one.

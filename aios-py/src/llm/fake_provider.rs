@@ -26,6 +26,7 @@ use crate::convert::{errors::ErrorInfo, json};
 enum Reply {
     Response { response: ModelResponse },
     CutOff { response: ModelResponse, pieces: usize },
+    Stalled { response: ModelResponse, pieces: usize },
     Status { status: u16, message: String },
     RateLimited { retry_after: f64 },
     Overloaded,
@@ -39,6 +40,7 @@ impl From<Reply> for FakeReply {
         match reply {
             Reply::Response { response } => Self::response(response),
             Reply::CutOff { response, pieces } => Self::cut_off(response, pieces),
+            Reply::Stalled { response, pieces } => Self::stalled(response, pieces),
             Reply::Status { status, message } => Self::status(status, message),
             Reply::RateLimited { retry_after } => {
                 Self::rate_limited(Duration::try_from_secs_f64(retry_after).unwrap_or_default())

@@ -36,6 +36,7 @@ use super::{
     compiled::Compiled,
     decisions::emit,
     delegation::{SPENT, Sums, UNCHARGED},
+    meters::Meters,
 };
 use crate::{
     budget::{Account, Answer, AtLimit, Held, Limits, Reservation, Spent, SubjectBudget},
@@ -76,6 +77,8 @@ struct State {
     account: Account,
     /// The reservation of the calls that run now; `None` between calls.
     in_progress: Option<Reservation>,
+    /// Where the request in progress is made, if it is one.
+    asked: Option<Asked>,
     /// Called agents that have not ended.
     children: Children,
     /// The part of the budget of the subject that is reserved.
@@ -89,6 +92,15 @@ struct State {
     subject_raised: Limits,
     /// Whether the cheaper model of the agent answers.
     is_cheaper: bool,
+}
+
+/// A request in progress.
+#[derive(Clone)]
+struct Asked {
+    /// Those of the agent.
+    meters: Arc<Meters>,
+    /// The models that may answer it.
+    models: Vec<String>,
 }
 
 /// A reservation of the subject that is being made, or is not settled.
@@ -167,6 +179,7 @@ impl Accounting {
         let state = Arc::new(Mutex::new(State {
             account,
             in_progress: None,
+            asked: None,
             children: Children::default(),
             open: None,
             uncharged: Spent::default(),
@@ -269,6 +282,9 @@ impl Accounting {
                     match self.hold_request(&names, request, reservation, has_cheaper).await? {
                         Ok(reservation) => {
                             self.begin(reservation)?;
+                            let models = names.iter().map(|name| (*name).to_owned()).collect();
+                            let meters = Arc::clone(&agent.meters);
+                            self.state.lock().asked = Some(Asked { meters, models });
                             return Ok(Granted { left, is_cheaper });
                         }
                         Err(failure) => failure,
@@ -469,15 +485,36 @@ impl Accounting {
         self.release().await
     }
 
-    /// Settles the calls in progress of a run that fails or is cancelled with what is certain.
+    /// Settles the calls in progress of a run that fails or is cancelled with what is certain: what the
+    /// provider has reported, or else the input.
     pub(super) async fn settle_rest(&self) -> Result<(), WorkflowError> {
+        let reported = self.reported().await?;
         {
             let mut state = self.state.lock();
             if let Some(reservation) = state.in_progress {
-                state.settle_all(&self.context, reservation.least, true)?;
+                let amounts = reported.unwrap_or(reservation.least);
+                state.settle_all(&self.context, amounts, true)?;
             }
         }
         self.release().await
+    }
+
+    /// The amounts of the request in progress that its provider has reported, if it has.
+    async fn reported(&self) -> Result<Option<Spent>, WorkflowError> {
+        let Some(Asked { meters, models }) = self.state.lock().asked.clone() else {
+            return Ok(None);
+        };
+        let run_id = self.context.run_id().to_owned();
+        // A step, because only the process that makes the request knows it.
+        let reading = self.context.run("usage_of_request", || {
+            let usage = meters.reported(&run_id);
+            async move { usage }
+        });
+        let usage: Usage = reading.await?;
+        let models: Vec<_> = models.iter().map(String::as_str).collect();
+        let amounts = self.state.lock().account.amounts(&models, usage);
+        // Without a price, nothing better than the reservation is known.
+        Ok(amounts.ok().filter(|_| usage != Usage::default()))
     }
 }
 
@@ -490,6 +527,7 @@ impl State {
         is_estimate: bool,
     ) -> Result<(), WorkflowError> {
         self.in_progress = None;
+        self.asked = None;
         self.uncharged = self.uncharged.plus(&amounts);
         if let Some(open) = &mut self.open {
             open.amounts = std::mem::take(&mut self.uncharged);

@@ -27,6 +27,8 @@ pub struct FakeReply(pub(super) Kind);
 pub(super) enum Kind {
     /// A response; `cut_after` is the number of events after which the connection breaks.
     Response { response: ModelResponse, cut_after: Option<usize> },
+    /// A response that stops after this many events; the connection stays open.
+    Stalled { response: ModelResponse, events: usize },
     /// An error in the form of the protocol.
     Status { status: u16, message: String, retry_after: Option<Duration> },
     /// Status 200 with this body.
@@ -47,6 +49,13 @@ impl FakeReply {
     #[must_use]
     pub fn cut_off(response: ModelResponse, pieces: usize) -> Self {
         Self(Kind::Response { response, cut_after: Some(pieces) })
+    }
+
+    /// A response that stops: a stream after this many pieces, any other response before it begins. The
+    /// connection stays open until the client gives up.
+    #[must_use]
+    pub fn stalled(response: ModelResponse, pieces: usize) -> Self {
+        Self(Kind::Stalled { response, events: pieces })
     }
 
     /// A response that reports other usage than it has.

@@ -300,6 +300,13 @@ async fn reply(
         Kind::Status { status, message, retry_after } => {
             refuse(connection, protocol, status, &message, retry_after).await?;
         }
+        Kind::Stalled { response, events: most } => {
+            if protocol.wants_stream(request) {
+                let (media_type, events) = protocol.events(&response, &request.body);
+                http::write_events(connection, media_type, &events, Some(most)).await?;
+            }
+            pending().await
+        }
         Kind::Response { response, cut_after } => {
             if protocol.wants_stream(request) {
                 let (media_type, events) = protocol.events(&response, &request.body);

@@ -149,6 +149,13 @@ class FakeReply:
         return cls({"kind": "cut_off", "response": row, "pieces": pieces})
 
     @classmethod
+    def stalled(cls, response: str | ModelResponse, pieces: int = 0) -> FakeReply:
+        """A response that stops: a stream after this many pieces, any other response before it
+        begins. The connection stays open until the client gives up."""
+        row = to_response(response, "")
+        return cls({"kind": "stalled", "response": row, "pieces": pieces})
+
+    @classmethod
     def status(cls, status: int, message: str) -> FakeReply:
         """An error with this status."""
         return cls({"kind": "status", "status": status, "message": message})

@@ -1,0 +1,76 @@
+//! The usage of model calls in progress, as far as their providers have reported it.
+//!
+//! A call that ends reports its usage with its response or its error. One that is dropped, because its run
+//! is cancelled, reports nothing: what is known of it then is here. The workflow and the hosts of an agent
+//! share the meters of a process, so a process that only makes model calls reports nothing to another one.
+
+use std::sync::Arc;
+
+use hashlink::LruCache;
+use parking_lot::Mutex;
+
+use crate::model::Usage;
+
+/// Calls that a process remembers. Those that were dropped stay until they are forgotten.
+const REMEMBERED: usize = 4096;
+
+/// The latest model call of each run, which makes one at a time.
+pub(super) struct Meters(Mutex<LruCache<String, Meter>>);
+
+/// The usage of a call so far.
+pub(super) type Meter = Arc<Mutex<Usage>>;
+
+impl Default for Meters {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(REMEMBERED)))
+    }
+}
+
+impl Meters {
+    /// Begins a call of a run.
+    pub(super) fn begin(&self, run_id: &str) -> Meter {
+        let meter = Meter::default();
+        self.0.lock().insert(run_id.to_owned(), Arc::clone(&meter));
+        meter
+    }
+
+    /// Ends a call, which reports its usage itself.
+    pub(super) fn end(&self, run_id: &str, meter: &Meter) {
+        let mut all = self.0.lock();
+        // Another call may have begun, if this one took longer than the run waited.
+        if all.peek(run_id).is_some_and(|latest| Arc::ptr_eq(latest, meter)) {
+            all.remove(run_id);
+        }
+    }
+
+    /// The usage of the call of a run in progress: nothing if another process makes it.
+    pub(super) fn reported(&self, run_id: &str) -> Usage {
+        self.0.lock().peek(run_id).map(|meter| *meter.lock()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_know_the_usage_of_calls_that_have_not_ended() {
+        let meters = Meters::default();
+        let (first, other) = (meters.begin("r"), meters.begin("s"));
+        (*first.lock(), *other.lock()) = (Usage::new(10, 1), Usage::new(20, 2));
+        assert_eq!(
+            [meters.reported("r"), meters.reported("s")],
+            [Usage::new(10, 1), Usage::new(20, 2)]
+        );
+        let second = meters.begin("r");
+        meters.end("r", &first);
+        *second.lock() = Usage::new(30, 3);
+        assert_eq!(meters.reported("r"), Usage::new(30, 3));
+        meters.end("r", &second);
+        assert_eq!(meters.reported("r"), Usage::default());
+        for number in 0..REMEMBERED {
+            meters.begin(&number.to_string());
+        }
+        assert_eq!(meters.reported("s"), Usage::default(), "it was forgotten");
+    }
+}
