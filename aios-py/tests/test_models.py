@@ -215,6 +215,65 @@ async def test_should_continue_with_the_instructions_and_the_subject_of_the_prom
     assert conversation.from_turn(1, "Write.")["instructions"] == "Write."
 
 
+async def test_should_take_why_the_response_of_a_function_ended_and_all_of_its_usage() -> None:
+    responses = iter(
+        [
+            aios.ModelResponse("Once upon", finish_reason="length"),
+            aios.ModelResponse("Once upon a", finish_reason="paused"),
+            aios.ModelResponse(
+                "Once.",
+                reasoning="Briefly.",
+                input_tokens=10,
+                cached_input_tokens=8,
+                output_tokens=5,
+                reasoning_tokens=3,
+            ),
+        ]
+    )
+
+    def respond(_: dict[str, Any]) -> aios.ModelResponse:
+        return next(responses)
+
+    price = aios.Price(input=10.0, output=1.0, cached_input=1.0)
+    budget = aios.Budget(prices={"python:respond": price})
+    agent = aios.LlmAgent("teller", respond, budget=budget)
+    async with aios.Runtime(agents=[agent]) as runtime:
+        told = await runtime.start(agent, "go")
+        assert await told.result() == "Once."
+        conversation = await aios.Conversation.of(told)
+    reasons = [turn.response["finish_reason"] for turn in conversation.turns]
+    assert reasons == ["length", {"other": "paused"}, "stop"]
+    assert conversation.turns[2].response["content"] == [
+        {"type": "reasoning", "text": "Briefly."},
+        {"type": "text", "text": "Once."},
+    ]
+    assert conversation.spent["usage"] == {
+        "input_tokens": 10,
+        "cached_input_tokens": 8,
+        "output_tokens": 5,
+        "reasoning_tokens": 3,
+    }
+    # Two tokens at 10 dollars per million, eight and five at one.
+    assert conversation.spent["cost"] == 33_000
+
+
+async def test_should_fail_if_a_scripted_model_refuses_or_cuts_a_call_off() -> None:
+    model = ScriptedModel(aios.ModelResponse("No.", finish_reason="refusal"))
+    with pytest.raises(aios.RunFailedError) as caught:
+        await run(aios.LlmAgent("teller", model))
+    assert caught.value.code == "MODEL_REFUSED"
+    cut_off = aios.ModelResponse(
+        tool_calls=[aios.ToolCall("search", '{"words": "a')], finish_reason="length"
+    )
+    agent = aios.LlmAgent("teller", ScriptedModel(cut_off, "done"), tools=[search])
+    async with aios.Runtime(agents=[agent]) as runtime:
+        told = await runtime.start(agent, "go")
+        assert await told.result() == "done"
+        conversation = await aios.Conversation.of(told)
+    (result,) = conversation.turns[1].messages[-1]["content"]
+    assert result["is_error"] and "cut off" in result["content"]
+
+
 @pytest.mark.parametrize("native_output", [True, False])
 async def test_should_replay_structured_output_of_any_model(native_output: bool) -> None:
     def respond(request: dict[str, Any]) -> aios.ModelResponse | str:

@@ -25,6 +25,10 @@ _KEYS = {
 }
 
 
+#: Why a response ended, apart from reasons that only one provider has.
+_FINISH_REASONS = ("stop", "tool_calls", "length", "refusal")
+
+
 class BoundModel(NamedTuple):
     """A model as the native module takes it.
 
@@ -78,14 +82,25 @@ class ModelResponse:
     Attributes:
         text: The text.
         tool_calls: Calls of tools.
-        input_tokens: Number of input tokens.
-        output_tokens: Number of output tokens.
+        input_tokens: Number of input tokens, including cached ones.
+        output_tokens: Number of output tokens, including reasoning.
+        cached_input_tokens: Number of input tokens that came from the provider's cache; a part of
+            ``input_tokens``.
+        reasoning_tokens: Number of output tokens of reasoning; a part of ``output_tokens``.
+        reasoning: The text of the model's reasoning.
+        finish_reason: Why the response ended: ``"stop"``, ``"tool_calls"``, ``"length"`` if it was cut
+            off at the maximum number of tokens, ``"refusal"``, or the provider's word for another reason,
+            which makes an agent take the response for incomplete. By default, it is complete.
     """
 
     text: str = ""
     tool_calls: Sequence[ToolCall] = ()
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_input_tokens: int = 0
+    reasoning_tokens: int = 0
+    reasoning: str = ""
+    finish_reason: str | None = None
 
 
 def to_response(value: Any, name: str) -> Any:
@@ -99,6 +114,8 @@ def to_response(value: Any, name: str) -> Any:
     if not isinstance(value, ModelResponse):
         raise TypeError(f"a model returns a str, an aios.ModelResponse or a dict, not {value!r}")
     content: list[dict[str, Any]] = []
+    if value.reasoning:
+        content.append({"type": "reasoning", "text": value.reasoning})
     if value.text:
         content.append({"type": "text", "text": value.text})
     for call in value.tool_calls:
@@ -106,9 +123,15 @@ def to_response(value: Any, name: str) -> Any:
         content.append(
             {"type": "tool_call", "id": call.id, "name": call.name, "arguments": arguments}
         )
-    usage = {"input_tokens": value.input_tokens, "output_tokens": value.output_tokens}
-    reason = "tool_calls" if value.tool_calls else "stop"
-    return {"model": name, "content": content, "finish_reason": reason, "usage": usage}
+    usage = {
+        "input_tokens": value.input_tokens,
+        "cached_input_tokens": value.cached_input_tokens,
+        "output_tokens": value.output_tokens,
+        "reasoning_tokens": value.reasoning_tokens,
+    }
+    reason = value.finish_reason or ("tool_calls" if value.tool_calls else "stop")
+    known = reason if reason in _FINISH_REASONS else {"other": reason}
+    return {"model": name, "content": content, "finish_reason": known, "usage": usage}
 
 
 @dataclass(frozen=True)
