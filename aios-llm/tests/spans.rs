@@ -12,14 +12,17 @@ use std::{
 use aios_llm::{
     LlmAgent,
     gen_ai::{self, TraceContent},
+    model::Usage,
+    testing::FunctionModel,
 };
+use serde_json::{Value, json};
 use tracing::{
     Event, Metadata, Subscriber,
     field::{Field, Visit},
     span,
 };
 
-use crate::support::{in_time, runtime, scripted, search_call, search_tool, start, text};
+use crate::support::{in_time, runtime, scripted, search_call, search_tool, start, text, value};
 
 type Fields = BTreeMap<String, String>;
 
@@ -74,7 +77,8 @@ async fn spans_of_a_run(content: TraceContent) -> Vec<Fields> {
     let _second = aios_tests::log::second_subscriber();
     let guard = tracing::subscriber::set_default(spans.clone());
     let model = scripted([search_call("a secret").with_model("acme:large"), text("done")]);
-    let agent = LlmAgent::new(model).tool(search_tool()).max_output_tokens(9);
+    let agent = LlmAgent::new(model).instructions("Be brief.");
+    let agent = agent.tool(search_tool()).max_output_tokens(9);
     let runtime = runtime(agent.trace_content(content)).await;
     in_time(start(&runtime).await.result::<String>()).await.unwrap();
     drop(guard);
@@ -94,7 +98,7 @@ async fn should_have_the_attributes_of_the_conventions_and_no_content() {
         (gen_ai::REQUEST_MODEL, "scripted"),
         (gen_ai::REQUEST_MAX_TOKENS, "9"),
         (gen_ai::RESPONSE_MODEL, "large"),
-        (gen_ai::RESPONSE_FINISH_REASONS, "tool_call"),
+        (gen_ai::RESPONSE_FINISH_REASONS, "[\"tool_call\"]"),
         (gen_ai::USAGE_INPUT_TOKENS, "10"),
         (gen_ai::USAGE_OUTPUT_TOKENS, "5"),
     ];
@@ -110,8 +114,90 @@ async fn should_have_the_attributes_of_the_conventions_and_no_content() {
 #[tokio::test]
 async fn should_have_the_content_if_it_is_switched_on() {
     let spans = spans_of_a_run(TraceContent::On).await;
-    assert!(spans[0][gen_ai::INPUT_MESSAGES].contains("go"));
-    assert!(spans[0][gen_ai::OUTPUT_MESSAGES].contains("a secret"));
-    assert!(spans[1][gen_ai::TOOL_CALL_ARGUMENTS].contains("a secret"));
+    let content = |span: usize, name: &str| value(&spans[span][name]);
+    let of_user = json!({"role": "user", "parts": [{"type": "text", "content": "go"}]});
+    assert_eq!(content(0, gen_ai::INPUT_MESSAGES), json!([of_user]));
+    let instructions = json!([{"type": "text", "content": "Be brief."}]);
+    assert_eq!(content(0, gen_ai::SYSTEM_INSTRUCTIONS), instructions);
+    let arguments = json!({"words": "a secret"});
+    let called = json!({"type": "tool_call", "id": "c", "name": "search", "arguments": arguments});
+    let of_model = json!({"role": "assistant", "parts": [called]});
+    let mut expected = of_model.clone();
+    expected["finish_reason"] = json!("tool_call");
+    assert_eq!(content(0, gen_ai::OUTPUT_MESSAGES), json!([expected]));
+    let result = json!({"type": "tool_call_response", "id": "c", "response": "found a secret"});
+    let of_tool = json!({"role": "tool", "parts": [result]});
+    assert_eq!(content(2, gen_ai::INPUT_MESSAGES), json!([of_user, of_model, of_tool]));
+    assert_eq!(content(1, gen_ai::TOOL_CALL_ARGUMENTS), arguments);
     assert_eq!(spans[1][gen_ai::TOOL_CALL_RESULT], "found a secret");
+}
+
+/// The attributes that the journal has for the spans of attempts, in the order of their ends.
+async fn recorded(agent: LlmAgent) -> Vec<Value> {
+    let runtime = runtime(agent).await;
+    let run = start(&runtime).await;
+    let _ = in_time(run.result::<String>()).await;
+    let journal = run.journal(0, 1_000).await.unwrap();
+    let of = |name| journal.iter().filter_map(|it| it.event.metadata.extra.value(name)).collect();
+    let found: Vec<&aios_core::event::Payload> = of("span_attributes");
+    found.into_iter().map(|it| value(it.as_str())).collect()
+}
+
+#[tokio::test]
+async fn should_record_the_attributes_without_content_in_the_journal() {
+    let usage = Usage { cached_input_tokens: 3, reasoning_tokens: 2, ..Usage::new(10, 5) };
+    let first = search_call("a secret").with_model("bedrock:anthropic.claude-v1:0");
+    let last = text("done").with_model("openai-responses:gpt-5");
+    let model = scripted([first, last.with_usage(usage)]);
+    let agent = LlmAgent::new(model).tool(search_tool()).temperature(0.5);
+    let spans = recorded(agent.trace_content(TraceContent::On)).await;
+    let [chat, tool, last] = spans.as_slice() else { panic!("{spans:#?}") };
+    let run_id = chat[gen_ai::CONVERSATION_ID].clone();
+    let expected = json!({
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "test",
+        "gen_ai.agent.name": "agent",
+        "gen_ai.conversation.id": run_id,
+        "gen_ai.request.model": "scripted",
+        "gen_ai.request.temperature": 0.5,
+        "gen_ai.response.model": "anthropic.claude-v1:0",
+        "gen_ai.response.finish_reasons": ["tool_call"],
+        "gen_ai.usage.input_tokens": 10,
+        "gen_ai.usage.output_tokens": 5,
+    });
+    assert!(run_id.is_string());
+    assert_eq!(*chat, expected);
+    let expected = json!({
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.agent.name": "agent",
+        "gen_ai.conversation.id": run_id,
+        "gen_ai.tool.name": "search",
+        "gen_ai.tool.type": "function",
+        "gen_ai.tool.call.id": "c",
+    });
+    assert_eq!(*tool, expected);
+    assert_eq!(last["gen_ai.response.model"], "gpt-5");
+    assert_eq!(last["gen_ai.response.finish_reasons"], json!(["stop"]));
+    assert_eq!(last["gen_ai.usage.cache_read.input_tokens"], 3);
+    assert_eq!(last["gen_ai.usage.reasoning.output_tokens"], 2);
+}
+
+#[tokio::test]
+async fn should_name_providers_in_the_words_of_the_conventions() {
+    let names = [
+        ("openai:gpt-5", Some("openai"), "gpt-5"),
+        ("openai-responses:gpt-5", Some("openai"), "gpt-5"),
+        ("anthropic:claude", Some("anthropic"), "claude"),
+        ("gemini:flash", Some("gcp.gemini"), "flash"),
+        ("bedrock:anthropic.claude-v1:0", Some("aws.bedrock"), "anthropic.claude-v1:0"),
+        ("ollama:llama3", Some("ollama"), "llama3"),
+        ("mistral:large", Some("mistral_ai"), "large"),
+        ("local", None, "local"),
+    ];
+    for (name, provider, model) in names {
+        let function = FunctionModel::new(|_| async { Ok(text("done")) }).with_name(name);
+        let spans = recorded(LlmAgent::new(function)).await;
+        assert_eq!(spans[0].get(gen_ai::PROVIDER_NAME).and_then(Value::as_str), provider, "{name}");
+        assert_eq!(spans[0][gen_ai::REQUEST_MODEL], model);
+    }
 }

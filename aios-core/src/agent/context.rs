@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
@@ -11,6 +12,10 @@ use crate::{
     output::{OutputError, OutputStream, Outputs},
     store::{Fence, Store},
 };
+
+/// Metadata field of the answer to a task: the attributes of the attempt's span, see
+/// [`TaskContext::set_attribute`].
+pub const SPAN_ATTRIBUTES: &str = "span_attributes";
 
 /// Information about a task while it runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,6 +72,7 @@ pub struct TaskContext {
     host: Arc<dyn TaskControl>,
     idempotency_key: OnceLock<Box<str>>,
     emitted: Mutex<Vec<Event>>,
+    attributes: Mutex<BTreeMap<String, Payload>>,
     store: Option<Arc<dyn Store>>,
     streams: TaskStreams,
 }
@@ -125,6 +131,7 @@ impl TaskContext {
             host,
             idempotency_key: OnceLock::new(),
             emitted: Mutex::default(),
+            attributes: Mutex::default(),
             store: None,
             streams: TaskStreams::default(),
         }
@@ -242,6 +249,45 @@ impl TaskContext {
     #[must_use]
     pub fn take_emitted(&self) -> Vec<Event> {
         std::mem::take(&mut *self.emitted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sets an attribute of the span of this attempt, such as `gen_ai.request.model`. The value is a
+    /// text, a number, a flag, or a list of texts. It replaces an earlier value.
+    ///
+    /// Attributes are recorded with the answer, whether the task succeeds or fails, in the field
+    /// [`SPAN_ATTRIBUTES`] of its metadata. An attempt that does not answer has none, and neither
+    /// has one that fails and is repeated, of which only the failure is recorded. Attributes are
+    /// exported with the span, so keep them short, and free of content that may be secret.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError::InvalidData`] if `value` cannot be serialised to JSON.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_core::{agent::TaskContext, event::EventError};
+    ///
+    /// fn describe(context: &TaskContext, rows: u64) -> Result<(), EventError> {
+    ///     context.set_attribute("db.operation.name", "SELECT")?;
+    ///     context.set_attribute("db.response.returned_rows", &rows)
+    /// }
+    /// ```
+    pub fn set_attribute<T: Serialize + ?Sized>(
+        &self,
+        name: impl Into<String>,
+        value: &T,
+    ) -> Result<(), EventError> {
+        let value = Payload::encode(value)?;
+        let mut attributes = self.attributes.lock().unwrap_or_else(PoisonError::into_inner);
+        attributes.insert(name.into(), value);
+        Ok(())
+    }
+
+    /// Takes the attributes set so far; for agent hosts.
+    #[must_use]
+    pub fn take_attributes(&self) -> BTreeMap<String, Payload> {
+        std::mem::take(&mut *self.attributes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The store of the process, if it has one.

@@ -29,7 +29,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 pub use self::{
-    context::{TaskContext, TaskInfo, TaskStreams},
+    context::{SPAN_ATTRIBUTES, TaskContext, TaskInfo, TaskStreams},
     control::{TaskControl, TaskQueued, TaskSlot},
     error::{ResultExt, TaskError},
     name::{InvalidName, Name},

@@ -100,6 +100,7 @@ impl ModelAgent {
         context: &TaskContext,
         request: &ModelRequest,
         task: &ModelTask,
+        call: &gen_ai::Call<'_>,
     ) -> Result<ModelResponse, ModelError> {
         let run_id = context.metadata().run_id.as_deref().unwrap_or_default();
         let meter = self.agent.meters.begin(run_id);
@@ -135,6 +136,7 @@ impl ModelAgent {
         let Some(stream) = stream_of(&self.agent, context).filter(|_| !task.is_summary) else {
             return Ok(ids.applied_to(model.complete(request).await?));
         };
+        call.streams();
         if task.is_repeated {
             // By this writer, so that no reader gets it after the first piece.
             write(&stream, &AgentUpdate::Restarted).await;
@@ -229,11 +231,10 @@ impl DynAgent for ModelAgent {
         let name = self.agent.name.as_str();
         let content = self.agent.options.trace_content;
         let model = self.agent.model(task.is_cheaper).name();
-        let run_id = context.metadata().run_id.as_deref();
-        let span = gen_ai::chat(name, run_id, model, &request, content);
-        let responding = self.respond(context, &request, &task);
-        let response = responding.instrument(span.clone()).await;
-        gen_ai::answered(&span, &response, content);
+        let call = gen_ai::Call::chat(context, name, model, &request, content);
+        let responding = self.respond(context, &request, &task, &call);
+        let response = responding.instrument(call.span.clone()).await;
+        call.answered(&response);
         let response = response.map_err(|error| error.to_task_error())?;
         Payload::encode(&response).terminal()
     }
@@ -295,10 +296,11 @@ impl DynAgent for ToolAgent {
         let tool_context = ToolContext::new(context.attempt(), key, progress);
         let agent = self.agent.name.as_str();
         let content = self.agent.options.trace_content;
-        let span = gen_ai::execute_tool(agent, &compiled.tool.name, &call_id, &arguments, content);
-        let result = self.run(compiled, tool_context, arguments).instrument(span.clone()).await;
-        let ended = result.as_ref().map(String::as_str).map_err(|it| it.failure.code.as_str());
-        gen_ai::executed(&span, ended, content);
+        let name = &compiled.tool.name;
+        let call = gen_ai::Call::execute_tool(context, agent, name, &call_id, &arguments, content);
+        let running = self.run(compiled, tool_context, arguments);
+        let result = running.instrument(call.span.clone()).await;
+        call.executed(result.as_ref().map(String::as_str).map_err(|it| it.failure.code.as_str()));
         if let Some(stream) = &stream {
             write(stream, &AgentUpdate::ToolEnded { call_id, is_error: result.is_err() }).await;
         }

@@ -533,7 +533,7 @@ impl<O> LlmAgent<O> {
         self
     }
 
-    /// Sets whether spans of model calls and tool calls have their content. See
+    /// Sets whether the spans of `tracing` around model calls and tool calls have their content. See
     /// [`gen_ai`](crate::gen_ai).
     #[must_use]
     pub fn trace_content(mut self, content: TraceContent) -> Self {

@@ -1,11 +1,18 @@
 //! Traces of a service at a collector.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use aios_agents::prelude::*;
-use aios_core::clock::{Clock, SystemClock};
+use aios_core::{
+    clock::{Clock, SystemClock},
+    failure::Failure,
+};
 use aios_service::{RunningService, config::SettingsBuilder};
 use aios_tests::otlp::{Answer, Collector, Span, text};
+use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, any_value::Value};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -21,7 +28,17 @@ impl Agent for Greeter {
     type Parameters = String;
     type Output = String;
 
-    async fn process_task(&self, _: &TaskContext, name: String) -> Result<String, TaskError> {
+    async fn process_task(&self, context: &TaskContext, name: String) -> Result<String, TaskError> {
+        context.set_attribute("app.greeting", "Hello")?;
+        context.set_attribute("app.letters", &name.len())?;
+        context.set_attribute("app.share", &0.5)?;
+        context.set_attribute("app.names", &[&name])?;
+        context.set_attribute("app.object", &BTreeSet::from([("not", "supported")]))?;
+        // An attribute of aios keeps its value.
+        context.set_attribute("aios.attempt", &7)?;
+        if name == "missing" {
+            return Err(TaskError::terminal(Failure::new("NO_NAME", "there is no name")));
+        }
         Ok(format!("Hello, {name}!"))
     }
 }
@@ -67,6 +84,36 @@ async fn run(service: &RunningService, id: &str) {
 
 fn named<'s>(spans: &'s [Span], name: &str) -> &'s Span {
     spans.iter().find(|span| span.name == name).unwrap_or_else(|| panic!("no {name}: {spans:#?}"))
+}
+
+/// The attributes of an attempt, as they were sent.
+fn attributes(spans: &[Span]) -> BTreeMap<&str, Option<Value>> {
+    let attempt = named(spans, "task greeter attempt");
+    let value = |it: &KeyValue| it.value.clone().and_then(|it| it.value);
+    attempt.attributes.iter().map(|it| (it.key.as_str(), value(it))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_send_the_attributes_that_an_agent_sets() {
+    for name in ["Ada", "missing"] {
+        let collector = Collector::start(Answer::Status(200));
+        let service = start(settings(&collector, "memory://")).await;
+        let run = service.runtime().start("welcome", name).await.unwrap();
+        assert_eq!(run.result::<String>().await.is_err(), name == "missing");
+        stop(service).await;
+        let spans = collector.spans();
+        let attributes = attributes(&spans);
+        let of = |name: &str| attributes.get(name).cloned().flatten();
+        let text = |text: &str| Value::StringValue(text.to_owned());
+        assert_eq!(of("app.greeting"), Some(text("Hello")));
+        assert_eq!(of("app.letters"), Some(Value::IntValue(i64::try_from(name.len()).unwrap())));
+        assert_eq!(of("app.share"), Some(Value::DoubleValue(0.5)));
+        let values = vec![AnyValue { value: Some(text(name)) }];
+        assert_eq!(of("app.names"), Some(Value::ArrayValue(ArrayValue { values })));
+        assert_eq!(of("app.object"), None);
+        assert_eq!(of("aios.attempt"), Some(Value::IntValue(1)));
+        assert_eq!(of("error.type"), Some(text("NO_NAME")).filter(|_| name == "missing"));
+    }
 }
 
 fn has(spans: &[Span], run_id: &str) -> bool {

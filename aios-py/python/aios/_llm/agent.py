@@ -192,8 +192,9 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
             result is a call of the tool ``final_result``. With ``"exhaustive"``, all run. The result
             is the output if they all succeed; else the model gets their results, and has to call
             ``final_result`` again. With ``"early"``, none runs, and the result is the output at once.
-        trace_content: Whether spans of model calls and tool calls have messages, arguments and results,
-            which may be secret.
+        trace_content: Whether log lines that are written inside of model calls and tool calls have
+            messages, arguments and results as fields, which may be secret. Collectors of traces
+            get none.
         version: From 1. Change it with the instructions or tools if runs of the earlier version have
             to continue unchanged.
         max_output_tokens: Maximum number of output tokens of each response.

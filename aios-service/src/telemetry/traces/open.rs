@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use aios_agents::trace::SpanId;
-use aios_core::event::Timestamp;
+use aios_core::{
+    agent::SPAN_ATTRIBUTES,
+    event::{Event, Payload, Timestamp},
+};
 
-use super::{Span, SpanKind, SpanStatus};
+use super::{AttributeValue, Span, SpanKind, SpanStatus};
 
 /// How many changes of the highest operation are remembered.
 const REQUESTS: usize = 10_000;
@@ -50,7 +53,7 @@ impl Open {
         }
         attempt.get_or_insert_with(|| {
             let mut attributes = operation.attributes.clone();
-            attributes.push(("aios.attempt", number.into()));
+            attributes.push(("aios.attempt".into(), number.into()));
             let span = Span {
                 span_id,
                 parent: Some(operation.span_id),
@@ -81,6 +84,19 @@ impl Open {
 }
 
 impl Attempt {
+    /// Adds the attributes that the agent has set, from its answer. Those of aios keep their values.
+    pub(super) fn describe(&mut self, answer: &Event) {
+        let set = answer.metadata.extra.value(SPAN_ATTRIBUTES);
+        let set = set.and_then(|it| it.decode::<BTreeMap<String, Payload>>().ok());
+        for (name, value) in set.into_iter().flatten() {
+            if let Ok(value) = value.decode::<AttributeValue>()
+                && self.span.attribute(&name).is_none()
+            {
+                self.span.attributes.push((name.into(), value));
+            }
+        }
+    }
+
     /// Ends it with an outcome.
     pub(super) fn ended(self, at: Timestamp, status: SpanStatus) -> Span {
         ended(self.span, at, status)
@@ -99,7 +115,7 @@ pub(super) fn ended(span: Span, at: Timestamp, status: SpanStatus) -> Span {
 
 /// Ends a span without an outcome.
 fn abandoned(mut span: Span, at: Timestamp) -> Span {
-    span.attributes.push(("aios.abandoned", true.into()));
+    span.attributes.push(("aios.abandoned".into(), true.into()));
     ended(span, at, SpanStatus::Unset)
 }
 

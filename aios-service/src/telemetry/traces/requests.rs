@@ -105,10 +105,10 @@ fn span(
         None => method.to_string(),
     };
     let mut attributes = vec![
-        ("http.request.method", method.as_str().into()),
-        ("http.response.status_code", u32::from(status.as_u16()).into()),
+        ("http.request.method".into(), method.as_str().into()),
+        ("http.response.status_code".into(), u32::from(status.as_u16()).into()),
     ];
-    attributes.extend(route.map(|route| ("http.route", route.into())));
+    attributes.extend(route.map(|route| ("http.route".into(), route.into())));
     let now = SystemClock.now();
     Span {
         trace_id: context.trace_id,

@@ -1,8 +1,10 @@
 //! Spans, in the terms of OpenTelemetry.
 
+use std::borrow::Cow;
+
 use aios_agents::trace::{SpanId, TraceId};
 use aios_core::event::Timestamp;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// A span of a run: something that took time.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -25,9 +27,10 @@ pub struct Span {
     pub end: Option<Timestamp>,
     /// Whether it failed.
     pub status: SpanStatus,
-    /// Names and values, such as `aios.run_id`.
+    /// Names and values, such as `aios.run_id`. Those of an attempt include what the agent has set, see
+    /// [`TaskContext::set_attribute`](aios_core::agent::TaskContext::set_attribute).
     #[serde(serialize_with = "as_map")]
-    pub attributes: Vec<(&'static str, AttributeValue)>,
+    pub attributes: Vec<(Cow<'static, str>, AttributeValue)>,
     /// Spans of other traces that led to this one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<SpanLink>,
@@ -43,7 +46,7 @@ impl Span {
 
 /// Attributes as an object.
 fn as_map<S: Serializer>(
-    attributes: &[(&'static str, AttributeValue)],
+    attributes: &[(Cow<'static, str>, AttributeValue)],
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     serializer.collect_map(attributes.iter().map(|(name, value)| (name, value)))
@@ -78,7 +81,7 @@ pub enum SpanStatus {
 }
 
 /// The value of an attribute.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 #[non_exhaustive]
 pub enum AttributeValue {
@@ -86,8 +89,12 @@ pub enum AttributeValue {
     Text(Box<str>),
     /// A whole number.
     Number(i64),
+    /// A number with a fraction.
+    Fraction(f64),
     /// True or false.
     Flag(bool),
+    /// A list of texts.
+    List(Vec<Box<str>>),
 }
 
 impl From<&str> for AttributeValue {

@@ -141,14 +141,14 @@ impl Tracer {
         });
         let workflow = event.event_type.entity();
         let mut attributes = vec![
-            ("aios.run_id", recorded.stream.run_id().unwrap_or_default().into()),
-            ("aios.workflow", workflow.into()),
-            ("aios.workflow_version", begun.version.into()),
+            ("aios.run_id".into(), recorded.stream.run_id().unwrap_or_default().into()),
+            ("aios.workflow".into(), workflow.into()),
+            ("aios.workflow_version".into(), begun.version.into()),
         ];
         let forked_from = begun.forked_from.as_deref();
-        attributes.extend(forked_from.map(|id| ("aios.forked_from", id.into())));
+        attributes.extend(forked_from.map(|id| ("aios.forked_from".into(), id.into())));
         let correlation = metadata.correlation_id.as_deref();
-        attributes.extend(correlation.map(|id| ("aios.correlation_id", id.into())));
+        attributes.extend(correlation.map(|id| ("aios.correlation_id".into(), id.into())));
         let span = Span {
             trace_id: context.trace_id,
             span_id: context.span_id,
@@ -192,7 +192,7 @@ impl Tracer {
                 if let Some(open) =
                     self.begin(operation, format!("child {workflow}"), SpanKind::Producer, at)
                 {
-                    open.span.attributes.push(("aios.child_run_id", (*run_id).into()));
+                    open.span.attributes.push(("aios.child_run_id".into(), (*run_id).into()));
                 }
             }
             Record::ChildEnded { operation, code } => {
@@ -202,9 +202,10 @@ impl Tracer {
                 self.assign(&task, attempt, agent_id.as_deref(), event);
             }
             Record::TaskCompleted { task, assignment } => {
-                self.complete(&task, assignment.as_deref(), at, spans);
+                self.complete(&task, assignment.as_deref(), event, spans);
             }
             Record::TaskFailed { task, attempt, code } => {
+                self.describe(&task, attempt, event);
                 self.end_attempt(task.operation, attempt, at, SpanStatus::Error(code), spans);
             }
             Record::TaskCancelled { task } => {
@@ -227,7 +228,7 @@ impl Tracer {
             start: start.max(run.span.start),
             end: None,
             status: SpanStatus::Unset,
-            attributes: vec![("aios.operation", operation.into())],
+            attributes: vec![("aios.operation".into(), operation.into())],
             links: Vec::new(),
         })
     }
@@ -314,8 +315,8 @@ impl Tracer {
         let name = format!("task {}", task.agent_type);
         let Some(open) = self.begin(operation, name, SpanKind::Producer, at) else { return };
         if open.span.attribute("aios.agent_type").is_none() {
-            open.span.attributes.push(("aios.agent_type", (*task.agent_type).into()));
-            open.span.attributes.extend(agent_id.map(|id| ("aios.agent_id", id.into())));
+            open.span.attributes.push(("aios.agent_type".into(), (*task.agent_type).into()));
+            open.span.attributes.extend(agent_id.map(|id| ("aios.agent_id".into(), id.into())));
         }
         if let Some(attempt) = self.begin_attempt(operation, attempt, SpanKind::Consumer, at) {
             attempt.assignment = Some(event.id.to_string().into());
@@ -327,7 +328,7 @@ impl Tracer {
         &mut self,
         task: &Task,
         assignment: Option<&str>,
-        at: Timestamp,
+        event: &Event,
         spans: &mut Vec<Span>,
     ) {
         let Some(open) = self.operations.get_mut(&task.operation) else { return };
@@ -335,9 +336,20 @@ impl Tracer {
         let is_current =
             |attempt: &Attempt| assignment.is_none() || attempt.assignment.as_deref() == assignment;
         if let Some(attempt) = open.attempt.take_if(|attempt| !is_current(attempt)) {
-            spans.push(attempt.abandoned(at));
+            spans.push(attempt.abandoned(event.timestamp));
         }
-        self.end(task.operation, at, &SpanStatus::Ok, spans);
+        if let Some(attempt) = &mut open.attempt {
+            attempt.describe(event);
+        }
+        self.end(task.operation, event.timestamp, &SpanStatus::Ok, spans);
+    }
+
+    /// Adds what the agent tells about an attempt, if it is the one in progress.
+    fn describe(&mut self, task: &Task, number: u32, answer: &Event) {
+        let attempt = self.operations.get_mut(&task.operation).and_then(|it| it.attempt.as_mut());
+        if let Some(attempt) = attempt.filter(|attempt| attempt.number == number) {
+            attempt.describe(answer);
+        }
     }
 
     /// Ends an attempt if it is the one in progress.
@@ -400,7 +412,7 @@ impl Tracer {
             ("cancelled", _) => SpanStatus::Unset,
             _ => SpanStatus::Ok,
         };
-        run.span.attributes.push(("aios.run_status", status.into()));
+        run.span.attributes.push(("aios.run_status".into(), status.into()));
         spans.push(run.span.clone());
     }
 }

@@ -18,7 +18,9 @@
 
 use aios_core::{
     Chain,
-    agent::{TaskAssigned, TaskCompleted, TaskContext, TaskError, TaskFailed, TaskId},
+    agent::{
+        SPAN_ATTRIBUTES, TaskAssigned, TaskCompleted, TaskContext, TaskError, TaskFailed, TaskId,
+    },
     broker::{BrokerError, Delivery, Mailbox, Publish},
     event::{Event, EventError, Payload},
     failure::Failure,
@@ -41,13 +43,18 @@ impl HostedType {
         result: Result<Payload, TaskError>,
         context: &TaskContext,
     ) -> Result<Answer, EventError> {
-        match result {
-            Ok(output) => Ok(Answer {
+        let mut answer = match result {
+            Ok(output) => Answer {
                 emitted: emitted(context, parent),
                 result: self.completed(assigned, parent, output)?,
-            }),
-            Err(error) => self.failed(assigned, parent, error),
+            },
+            Err(error) => self.failed(assigned, parent, error)?,
+        };
+        let attributes = context.take_attributes();
+        if !attributes.is_empty() {
+            answer.result.metadata_mut().extra.insert(SPAN_ATTRIBUTES, &attributes)?;
         }
+        Ok(answer)
     }
 
     /// The event of a successful attempt.

@@ -2,7 +2,7 @@
 
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse},
-    common::v1::any_value::Value,
+    common::v1::{AnyValue, ArrayValue, any_value::Value},
     trace::v1::{
         ResourceSpans, ScopeSpans, Span as Message, Status,
         span::{Link, SpanKind as Kind},
@@ -74,7 +74,7 @@ fn message(span: Span) -> Message {
         ..Link::default()
     };
     let attributes = span.attributes.into_iter();
-    let mut attributes: Vec<_> = attributes.map(|(name, it)| attribute(name, value(it))).collect();
+    let mut attributes: Vec<_> = attributes.map(|(name, it)| attribute(&name, value(it))).collect();
     if let SpanStatus::Error(code) = &span.status {
         attributes.push(attribute("error.type", Value::StringValue(code.to_string())));
     }
@@ -108,6 +108,11 @@ fn value(value: AttributeValue) -> Value {
     match value {
         AttributeValue::Text(text) => Value::StringValue(text.into_string()),
         AttributeValue::Number(number) => Value::IntValue(number),
+        AttributeValue::Fraction(number) => Value::DoubleValue(number),
         AttributeValue::Flag(flag) => Value::BoolValue(flag),
+        AttributeValue::List(texts) => {
+            let text = |text: Box<str>| AnyValue { value: Some(Value::StringValue(text.into())) };
+            Value::ArrayValue(ArrayValue { values: texts.into_iter().map(text).collect() })
+        }
     }
 }
