@@ -73,6 +73,37 @@ async fn should_stream_responses_tools_and_partial_output() {
     assert_eq!(report.title, "A report about the storage of data");
 }
 
+/// Models that answer as a whole give each part in one piece.
+#[tokio::test]
+async fn should_write_pieces_that_are_larger_than_an_item_may_be() {
+    let words = "\u{1}ä".repeat(100_000);
+    let answer = json!({ "title": words }).to_string();
+    let thought = Part::Reasoning { text: words.clone(), signature: None };
+    let answered = ModelResponse::new(vec![thought, Part::text(answer.as_str())]);
+    let model = scripted([search_call(&words), answered.with_usage(Usage::new(1, 1))]);
+    let tool = Tool::with_context("search", "Searches.", Effect::Read, slow_search);
+    let agent = LlmAgent::new(model).tool(tool).max_argument_bytes(1 << 20);
+    let runtime = runtime(agent.output::<Report>().streaming(Streaming::On)).await;
+    let run = start(&runtime).await;
+    let (mut arguments, mut thoughts, mut texts) = (String::new(), String::new(), String::new());
+    let mut begun = Vec::new();
+    for update in updates(&run).await.into_iter().flatten() {
+        match update {
+            AgentUpdate::ToolCall { index, id, name, arguments: more } => {
+                arguments += &more;
+                begun.extend((!id.is_empty()).then_some((index, name)));
+            }
+            AgentUpdate::Text { text } => texts += &text,
+            AgentUpdate::Reasoning { text } => thoughts += &text,
+            _ => {}
+        }
+    }
+    assert_eq!(begun, [(0, "search".to_owned())]);
+    assert!(arguments == json!({ "words": words }).to_string(), "{} bytes", arguments.len());
+    assert!(thoughts == words, "{} bytes", thoughts.len());
+    assert!(texts == answer, "{} bytes", texts.len());
+}
+
 #[tokio::test]
 async fn should_write_nothing_unless_it_is_asked_to() {
     let runtime = runtime(LlmAgent::new(scripted([text("hello")]))).await;

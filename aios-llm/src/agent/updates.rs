@@ -24,6 +24,12 @@ use crate::{
 /// Name of the output stream that an agent writes [`AgentUpdate`]s to.
 pub const TOKENS: &str = "tokens";
 
+/// Longest text in one update, in bytes. Letters may take six bytes each in JSON, and an item has at most
+/// 256 KiB.
+const MAX_TEXT: usize = 32 * 1024;
+/// Longest structured output that is written while it is not complete, in bytes. An item has at most
+/// 256 KiB.
+const MAX_PARTIAL: usize = 240 * 1024;
 /// Least growth of structured output before it is written again, in bytes.
 const LEAST_GROWTH: usize = 16;
 
@@ -250,22 +256,34 @@ impl<'o> Pieces<'o> {
 
     /// Writes a piece. Waits if the store is slower than the model.
     pub(super) async fn write(&mut self, event: &StreamEvent) {
-        let update = match event {
-            StreamEvent::Text(text) => AgentUpdate::Text { text: text.clone() },
-            StreamEvent::Reasoning(text) => AgentUpdate::Reasoning { text: text.clone() },
+        match event {
+            StreamEvent::Text(text) => {
+                for text in in_parts(text) {
+                    write(&self.stream, &AgentUpdate::Text { text }).await;
+                }
+            }
+            StreamEvent::Reasoning(text) => {
+                for text in in_parts(text) {
+                    write(&self.stream, &AgentUpdate::Reasoning { text }).await;
+                }
+            }
             StreamEvent::ToolCall { index, id, name, arguments } => {
                 let is_new = !id.is_empty() && !self.ids.has(*index);
                 let id = if is_new { self.ids.of(*index, id).to_owned() } else { String::new() };
-                let (name, arguments) = (name.clone(), arguments.clone());
-                AgentUpdate::ToolCall { index: *index, id, name, arguments }
+                let (mut id, mut name, index) = (id, name.clone(), *index);
+                for arguments in in_parts(arguments) {
+                    // Only the first part says which call it is.
+                    let (id, name) = (std::mem::take(&mut id), std::mem::take(&mut name));
+                    let update = AgentUpdate::ToolCall { index, id, name, arguments };
+                    write(&self.stream, &update).await;
+                }
             }
             StreamEvent::Reset => {
                 self.ids.restart();
-                AgentUpdate::Restarted
+                write(&self.stream, &AgentUpdate::Restarted).await;
             }
             StreamEvent::Usage(_) | StreamEvent::Finished(_) => return,
-        };
-        write(&self.stream, &update).await;
+        }
         if let Some(value) = self.partial(event) {
             write(&self.stream, &AgentUpdate::Partial { value }).await;
         }
@@ -309,8 +327,21 @@ impl<'o> Pieces<'o> {
             return None;
         }
         self.written = self.text.len();
-        complete(self.output.without_decoration(&self.text)).map(|it| self.output.unwrap(it))
+        // One that is too long to be written is not an error: the pieces have all of it.
+        let value = complete(self.output.without_decoration(&self.text))?;
+        Some(self.output.unwrap(value)).filter(|it| it.as_str().len() <= MAX_PARTIAL)
     }
+}
+
+/// The parts of a text that each fit in an update; at least one.
+fn in_parts(text: &str) -> impl Iterator<Item = String> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest.take()?;
+        let (part, more) = text.split_at(text.floor_char_boundary(MAX_TEXT));
+        rest = Some(more).filter(|more| !more.is_empty());
+        Some(part.to_owned())
+    })
 }
 
 /// Writes an update. A failure is logged: updates are not part of the result.
