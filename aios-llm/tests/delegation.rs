@@ -11,9 +11,9 @@ use std::{
 use aios_agents::{RunHandle, prelude::*};
 use aios_core::clock::VirtualClock;
 use aios_llm::{
-    Conversation, LlmAgent, ModelResponse, Prompt, RuntimeBuilderExt,
+    Conversation, LlmAgent, ModelError, ModelResponse, Prompt, RuntimeBuilderExt,
     budget::{AtLimit, Budget, Limits, Spent, SubjectBudget},
-    model::{Part, Usage},
+    model::{ModelErrorKind, Part, Usage},
     testing::ScriptedModel,
     tool::{Approval, OnFailure, Tool},
 };
@@ -73,6 +73,51 @@ pub(crate) async fn child_of(runtime: &Runtime, run: &RunHandle) -> RunHandle {
         }
     })
     .await
+}
+
+fn delegate_all(tasks: u32) -> ModelResponse {
+    let task = |number: u32| json!({ "task": format!("task {number}") });
+    let call = |number| Part::tool_call(format!("c{number}"), "ask", &task(number));
+    ModelResponse::new((0..tasks).map(call).collect())
+}
+
+/// How many children a run has started, and how many of them ran at the same time.
+async fn children(run: &RunHandle) -> (u32, u32) {
+    let (mut all, mut running, mut most) = (0, 0, 0);
+    for recorded in run.journal(0, 1000).await.unwrap() {
+        match recorded.event.event_type.action() {
+            "child_started" => {
+                (all, running) = (all + 1, running + 1);
+                most = most.max(running);
+            }
+            "child_ended" => running -= 1,
+            _ => {}
+        }
+    }
+    (all, most)
+}
+
+#[tokio::test]
+async fn should_run_as_many_children_of_a_response_at_once_as_the_tool_allows() {
+    let model = scripted([delegate_all(5), text("done")]);
+    let searcher = LlmAgent::new(scripted((0..5).map(|_| text("found"))));
+    let agent = LlmAgent::new(model.clone()).tool(ask().with_concurrency(2));
+    let runtime = pair(agent, searcher).await;
+    let run = start(&runtime).await;
+    in_time(run.result::<String>()).await.unwrap();
+    assert_eq!(results(&model, 1), vec![("found".to_owned(), false); 5]);
+    assert_eq!(children(&run).await, (5, 2));
+}
+
+#[tokio::test]
+async fn should_not_start_children_that_wait_when_the_run_fails() {
+    let refused = ModelError::new(ModelErrorKind::Unauthorized, "no");
+    let searcher = LlmAgent::new(ScriptedModel::with_results([Err(refused)]));
+    let tool = ask().with_concurrency(1).with_on_failure(OnFailure::Fail);
+    let runtime = pair(LlmAgent::new(scripted([delegate_all(3)])).tool(tool), searcher).await;
+    let run = start(&runtime).await;
+    assert_eq!(failure(&run).await.code, "MODEL_UNAUTHORIZED");
+    assert_eq!(children(&run).await, (1, 1));
 }
 
 #[tokio::test]

@@ -28,6 +28,7 @@ use super::{
     decisions::{Decisions, emit},
     ending::Ending,
     host::ToolTask,
+    places::Places,
     refused::{Answered, Edited, Refused},
     session::LONGEST_WAIT,
 };
@@ -47,7 +48,7 @@ const REFUSED: &str = "INVALID_OPTIONS";
 const FATAL: [&str; 5] =
     ["AGENT_NOT_FOUND", "TASK_UNCLAIMED", "TOOL_NOT_FOUND", REFUSED, "INVALID_LLM_AGENT"];
 
-/// Why a call that waited for a person did not run.
+/// Why a call that waited for a person, or for other calls, did not run.
 const RUN_FAILS: &str = "The call did not run: another call has ended the run.";
 
 /// A call whose arguments are valid.
@@ -85,6 +86,8 @@ pub(super) struct Calls<'s> {
     pub(super) subject: Option<&'s str>,
     /// The agent type that runs the tools.
     pub(super) tools_type: &'s str,
+    /// Where child runs wait for their turn.
+    pub(super) places: Places,
     /// Set once a call ends the run.
     pub(super) ending: Ending,
 }
@@ -163,9 +166,13 @@ impl Calls<'_> {
                 None => return Ok(Ended::Rejected(RUN_FAILS.to_owned())),
             },
         };
+        let place = self.places.take(&compiled.tool).await;
+        if place.is_some() && self.ending.has_begun() {
+            return Ok(Ended::Rejected(RUN_FAILS.to_owned()));
+        }
         let left = match self.accounting.time_left() {
             Ok(left) => left.map(|left| left.clamp(Duration::from_millis(1), LONGEST_WAIT)),
-            // The person has taken longer than that.
+            // The person, or the calls before this one, have taken longer than that.
             Err(failure) => return Ok(Ended::Rejected(failure.to_string())),
         };
         let arguments = edited.clone().unwrap_or_else(|| checked.arguments.clone());

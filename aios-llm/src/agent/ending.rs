@@ -31,6 +31,11 @@ impl Ending {
         waiting.into_iter().for_each(Waker::wake);
     }
 
+    /// Whether the run ends.
+    pub(super) fn has_begun(&self) -> bool {
+        self.0.lock().has_begun
+    }
+
     /// Waits until the run ends.
     pub(super) async fn begun(&self) {
         poll_fn(|context| {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `build`, `compiled` | checks an agent, and makes its workflow and agent types |
 //! | `session`, `turn` | the loop of a run: model calls, and what follows from each response |
-//! | `calls`, `children` | tool calls as tasks or child runs |
+//! | `calls`, `children`, `places` | tool calls as tasks or child runs |
 //! | `host`, `call_ids` | the agent types that make model calls and run tools |
 //! | `history` | conversations across the tasks of a run |
 //! | `accounting`, `delegation` | budgets around each call, and their parts for called agents |
@@ -35,6 +35,7 @@ mod history;
 mod host;
 mod meters;
 mod output;
+mod places;
 mod prompt;
 mod refused;
 mod session;

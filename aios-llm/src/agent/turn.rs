@@ -27,6 +27,7 @@ use super::{
     ending::Ending,
     handover::{HAND_BACK, HandedOver},
     output::FINAL_TOOL,
+    places::Places,
     refused::{Answered, Refused},
     session::Session,
 };
@@ -350,6 +351,7 @@ impl Session {
             subject: self.subject.as_deref(),
             accounting: &self.accounting,
             tools_type: &self.tools_type,
+            places: Places::of(&self.agent),
             ending: Ending::default(),
         };
         let ended = running.run(&calls).await?;

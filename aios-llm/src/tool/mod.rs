@@ -106,7 +106,8 @@ pub struct Tool {
     /// Accepts arguments that match the schema, or does not. For those that a person has edited: the
     /// function checks its arguments itself.
     pub(crate) check: Option<Arc<Check>>,
-    /// Maximum number of calls at a time in each process; `None`: not limited here.
+    /// Maximum number of calls at a time in each process, or of child runs of one response; `None`: not
+    /// limited here.
     concurrency: Option<usize>,
     /// The function, or the child run.
     work: Work,
@@ -363,8 +364,15 @@ impl Tool {
         self
     }
 
+    /// How many calls run at once, if that is limited.
+    pub(crate) fn concurrency(&self) -> Option<usize> {
+        self.concurrency
+    }
+
     /// Sets how many calls run at once in each process; 0 counts as 1. Further ones wait, which counts
     /// towards their timeout. Without it, only the host limits them.
+    ///
+    /// Of a tool that is an agent or a workflow, it is how many calls of one response run at once.
     #[must_use]
     pub fn with_concurrency(mut self, calls: usize) -> Self {
         self.concurrency = Some(calls);
