@@ -1,14 +1,19 @@
 //! Conversations that go back to providers, which do not accept all that they have sent.
 
 use aios_llm::{
-    ModelRequest, ModelResponse,
-    model::{Message, Part, ToolCall, ToolResult, ToolSpec},
-    providers::{ProviderOptions, connect},
+    LanguageModel, ModelRequest, ModelResponse,
+    model::{Message, Part, StreamEvent, ToolCall, ToolResult, ToolSpec},
+    providers::{BedrockModel, OpenAiResponsesModel, ProviderOptions, connect},
     testing::{FakeProvider, FakeReply},
 };
-use serde_json::json;
+use futures_util::StreamExt;
+use serde_json::{Value, json};
 
-use crate::support::{in_time, models, text};
+use crate::{
+    providers::{STREAM, raw},
+    servers::whole,
+    support::{in_time, models, text},
+};
 
 fn search() -> ToolSpec {
     ToolSpec {
@@ -93,5 +98,89 @@ async fn should_send_encrypted_reasoning_only_to_the_server_that_made_it() {
         in_time(model(&url).complete(&request)).await.unwrap();
         let sent = provider.requests().pop().unwrap().body["input"].to_string();
         assert_eq!(sent.contains("c2ln"), is_sent, "{url}: {sent}");
+    }
+}
+
+/// Bedrock has redacted reasoning as well. A stream has it as a piece of its own.
+#[tokio::test]
+async fn should_send_redacted_reasoning_of_bedrock_back_as_it_came() {
+    let redacted = json!({"reasoningContent": {"redactedContent": "ZW5jcnlwdGVk"}});
+    let readable =
+        json!({"reasoningContent": {"reasoningText": {"text": "Hm.", "signature": "c2ln"}}});
+    let content = json!([redacted, readable, {"text": "ok"}]);
+    let message = json!({"role": "assistant", "content": content});
+    let body = json!({"stopReason": "end_turn", "output": {"message": message}}).to_string();
+    let url = raw(whole(&body, body.len())).await;
+    let options = ProviderOptions::new("m").with_api_key("key").with_region("eu-west-1");
+    let model = BedrockModel::new(options.with_base_url(url)).unwrap();
+    let response = in_time(model.complete(&ModelRequest::new("go"))).await.unwrap();
+    assert_eq!(response.content.len(), 3, "{response:?}");
+
+    let again = ModelRequest::new("again").with_message(response.to_message());
+    let provider = FakeProvider::start([]).await.unwrap();
+    for other in models(&provider) {
+        provider.push(FakeReply::response(text("ok")));
+        in_time(other.complete(&again)).await.unwrap();
+        let sent = provider.requests().pop().unwrap().body;
+        if other.name().starts_with("bedrock") {
+            assert_eq!(sent["messages"][1]["content"], content);
+        } else {
+            assert!(!sent.to_string().contains("ZW5jcnlwdGVk"), "{}: {sent}", other.name());
+        }
+    }
+}
+
+/// Newer models of `OpenAI` comment on what they do before they answer.
+#[tokio::test]
+async fn should_keep_comments_of_openai_apart_from_the_answer() {
+    let message = |phase: &str, text: &str| {
+        let content = json!([{"type": "output_text", "text": text, "annotations": []}]);
+        json!({"type": "message", "role": "assistant", "phase": phase, "content": content})
+    };
+    let (comment, answer) = (message("commentary", "I look."), message("final_answer", "Paris"));
+    let whole_body = json!({"status": "completed", "output": [comment, answer]});
+    let body = whole_body.to_string();
+    let url = raw(whole(&body, body.len())).await;
+    let options = |url: &str| ProviderOptions::new("m").with_api_key("key").with_base_url(url);
+    let model = OpenAiResponsesModel::new(options(&url)).unwrap();
+    let response = in_time(model.complete(&ModelRequest::new("go"))).await.unwrap();
+    assert_eq!(response.output_text(), "Paris");
+
+    let delta = |place: u32, text: &str| json!({"type": "response.output_text.delta", "output_index": place, "delta": text});
+    let added = |place: u32, item: &Value| json!({"type": "response.output_item.added", "output_index": place, "item": item});
+    let events = [
+        added(0, &comment),
+        delta(0, "I look."),
+        added(1, &answer),
+        delta(1, "Paris"),
+        json!({"type": "response.completed", "response": whole_body}),
+    ];
+    let events: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
+    let url = raw(vec![STREAM.into(), events.into_bytes()]).await;
+    let streaming = OpenAiResponsesModel::new(options(&url)).unwrap();
+    let mut pieces = in_time(streaming.stream(&ModelRequest::new("go"))).await.unwrap();
+    let mut shown = Vec::new();
+    while let Some(piece) = in_time(pieces.next()).await {
+        shown.push(piece.unwrap());
+    }
+    let expected =
+        [StreamEvent::Reasoning("I look.".to_owned()), StreamEvent::Text("Paris".to_owned())];
+    assert_eq!(shown[..2], expected);
+    let Some(StreamEvent::Finished(streamed)) = shown.pop() else { panic!("{shown:?}") };
+    assert_eq!(streamed.output_text(), "Paris");
+
+    // Both are sent back with their phases, to the same host.
+    let provider = FakeProvider::start([]).await.unwrap();
+    let again = ModelRequest::new("again").with_message(response.to_message());
+    for other in models(&provider) {
+        provider.push(FakeReply::response(text("ok")));
+        in_time(other.complete(&again)).await.unwrap();
+        let sent = provider.requests().pop().unwrap();
+        if sent.path.ends_with("/responses") {
+            assert_eq!(sent.body["input"][1], comment);
+            assert_eq!(sent.body["input"][2]["phase"], "final_answer");
+        } else {
+            assert!(!sent.body.to_string().contains("I look."), "{}", other.name());
+        }
     }
 }

@@ -35,7 +35,7 @@ fn events(events: &[Value]) -> Vec<u8> {
 }
 
 /// A body with the status of a success. It may be shorter than its head says.
-fn whole(body: &str, length: usize) -> Vec<Vec<u8>> {
+pub(crate) fn whole(body: &str, length: usize) -> Vec<Vec<u8>> {
     let head = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\
          connection: close\r\n\r\n"

@@ -5,7 +5,8 @@
 //! the reason. Requests carry an API key, or are signed with credentials (`signer`).
 //!
 //! Signatures of reasoning are marked with the name of the provider, so that one of another
-//! provider in the same conversation is not sent here, where it would be rejected.
+//! provider in the same conversation is not sent here, where it would be rejected. Redacted reasoning,
+//! which only the provider can read, has a mark of its own.
 
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
@@ -27,6 +28,8 @@ use crate::model::{
 
 /// Prefix of the name of the model, and mark of signatures.
 const PROVIDER: &str = "bedrock";
+/// Marks the data of redacted reasoning among signatures.
+const REDACTED: &str = "bedrock-redacted";
 /// Instead of a text without a letter.
 const EMPTY: &str = "(empty)";
 /// Name of the service in signatures.
@@ -256,9 +259,15 @@ fn part(name: &str, part: &Part) -> Result<Option<Value>, ModelError> {
         Part::File { .. } => return Err(unsupported(name, "files that are not in S3")),
         // Reasoning without a signature of this provider is rejected.
         Part::Reasoning { text, signature } => {
-            let signature = signature.as_deref().and_then(|it| signature::of(PROVIDER, it));
-            let Some(signature) = signature else { return Ok(None) };
-            json!({"reasoningContent": {"reasoningText": {"text": text, "signature": signature}}})
+            let Some(marked) = signature.as_deref() else { return Ok(None) };
+            if let Some(data) = signature::of(REDACTED, marked) {
+                json!({"reasoningContent": {"redactedContent": data}})
+            } else if let Some(signature) = signature::of(PROVIDER, marked) {
+                let text = json!({"text": text, "signature": signature});
+                json!({"reasoningContent": {"reasoningText": text}})
+            } else {
+                return Ok(None);
+            }
         }
         Part::ToolCall(call) => {
             let input = sent_arguments(&call.arguments);
@@ -304,6 +313,17 @@ fn finish(body: &Value) -> Option<FinishReason> {
         "guardrail_intervened" | "content_filtered" => FinishReason::Refusal,
         other => FinishReason::Other(other.to_owned()),
     })
+}
+
+/// Reasoning that only the provider can read.
+fn redacted(data: &str) -> Part {
+    Part::Reasoning { text: String::new(), signature: Some(signature::mark(REDACTED, data)) }
+}
+
+/// Whether a part is reasoning that further pieces belong to.
+fn is_readable(part: &Part) -> bool {
+    let Part::Reasoning { signature, .. } = part else { return false };
+    !signature.as_deref().is_some_and(|it| signature::of(REDACTED, it).is_some())
 }
 
 /// A text in a value.
@@ -354,6 +374,8 @@ impl Assembly {
             let signature = text(block, "/reasoningContent/reasoningText/signature");
             let signature = signature.map(|it| signature::mark(PROVIDER, &it));
             self.content.push(Part::Reasoning { text: thought, signature });
+        } else if let Some(data) = text(block, "/reasoningContent/redactedContent") {
+            self.content.push(redacted(&data));
         } else if let Some(call) = block.get("toolUse") {
             let arguments = arguments(call.get("input"));
             let of = |path| text(call, path).unwrap_or_default();
@@ -397,7 +419,11 @@ impl Assembly {
             return Some(StreamEvent::ToolCall { index, id, name, arguments });
         }
         let thought = delta.pointer("/delta/reasoningContent")?;
-        if !matches!(self.content.last(), Some(Part::Reasoning { .. })) {
+        if let Some(data) = text(thought, "/redactedContent") {
+            self.content.push(redacted(&data));
+            return None;
+        }
+        if !self.content.last().is_some_and(is_readable) {
             self.content.push(Part::Reasoning { text: String::new(), signature: None });
         }
         let Some(Part::Reasoning { text: known, signature }) = self.content.last_mut() else {

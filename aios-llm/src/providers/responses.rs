@@ -2,7 +2,8 @@
 //!
 //! A conversation is a list of items: messages, calls, results and reasoning. Nothing is stored at
 //! the provider (`store: false`), so its reasoning comes encrypted, and the whole item is kept as
-//! the signature of the reasoning and sent back as it is.
+//! the signature of the reasoning and sent back as it is. Comments on the way to an answer, which newer
+//! models distinguish from it, are reasoning as well.
 //!
 //! The last event of a stream has the whole response, so pieces are only passed on, and nothing has
 //! to be put together from them.
@@ -29,6 +30,9 @@ use crate::model::{
 const URL: &str = "https://api.openai.com/v1";
 /// The longest id of a call that the protocol accepts.
 const MAX_CALL_ID: usize = 64;
+/// The phases of a message of the model.
+const COMMENT: &str = "commentary";
+const ANSWER: &str = "final_answer";
 /// The only path that is used.
 const PATH: &str = "responses";
 /// Prefix of the name of the model, and of the mark of signatures.
@@ -85,7 +89,7 @@ impl OpenAiResponsesModel {
         let mut body = Map::new();
         let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
         set("model", self.connection.model.as_str().into());
-        set("input", request.messages.iter().flat_map(|it| items(&self.mark, it)).collect());
+        set("input", items_of(&self.mark, &request.messages).into());
         set("store", false.into());
         set("include", json!(["reasoning.encrypted_content"]));
         if let Some(instructions) = &request.instructions {
@@ -141,9 +145,26 @@ impl LanguageModel for OpenAiResponsesModel {
         body.insert("stream".to_owned(), true.into());
         let response = self.connection.post(PATH, &body.into()).await?;
         let (name, mark) = (self.name().to_owned(), self.mark.clone());
-        let assembly = Assembly { name, mark, calls: Vec::new() };
+        let assembly = Assembly { name, mark, calls: Vec::new(), comments: Vec::new() };
         Ok(stream::read(&self.connection, response, Framing::ServerEvents, assembly))
     }
+}
+
+/// The items of all messages. Models that distinguish comments from answers want to see which is which.
+fn items_of(mark: &str, messages: &[Message]) -> Vec<Value> {
+    let mut items: Vec<_> = messages.iter().flat_map(|message| items(mark, message)).collect();
+    if items.iter().any(is_comment) {
+        let messages = items.iter_mut().filter_map(Value::as_object_mut);
+        for answer in messages.filter(|it| it.get("role").is_some_and(|it| it == "assistant")) {
+            answer.entry("phase").or_insert_with(|| ANSWER.into());
+        }
+    }
+    items
+}
+
+/// Whether an item is a message of the model that is not its answer.
+fn is_comment(item: &Value) -> bool {
+    item.get("phase").is_some_and(|it| it == COMMENT)
 }
 
 /// The items of a message.
@@ -235,6 +256,7 @@ fn read(name: &str, mark: &str, body: &Value) -> Result<ModelResponse, ModelErro
     let mut is_refusal = false;
     for item in items.into_iter().flatten() {
         match item.get("type").and_then(Value::as_str).unwrap_or_default() {
+            "message" if is_comment(item) => content.push(comment(mark, item)),
             "message" => {
                 for part in item.get("content").and_then(Value::as_array).into_iter().flatten() {
                     is_refusal |= part.get("refusal").is_some();
@@ -277,6 +299,14 @@ fn reasoning(mark: &str, item: &Value) -> Part {
     Part::Reasoning { text: texts.join("\n\n"), signature }
 }
 
+/// A comment on the way to the answer, whose item has to be sent back with its phase.
+fn comment(mark: &str, item: &Value) -> Part {
+    let parts = item.get("content").and_then(Value::as_array);
+    let texts = parts.into_iter().flatten().filter_map(|part| part.get("text")?.as_str());
+    let signature = Some(signature::mark(mark, &item.to_string()));
+    Part::Reasoning { text: texts.collect(), signature }
+}
+
 /// The numbers of tokens; 0 where there are none.
 fn usage(body: &Value) -> Usage {
     let count = |path: &str| body.pointer(path).and_then(Value::as_u64).unwrap_or(0);
@@ -296,6 +326,8 @@ struct Assembly {
     mark: String,
     /// The places of the calls in the output, in order.
     calls: Vec<u64>,
+    /// The places of comments in the output.
+    comments: Vec<u64>,
 }
 
 impl Assembly {
@@ -307,9 +339,12 @@ impl Assembly {
         })
     }
 
-    /// Announces a call, if the item is one.
-    fn begin_call(&mut self, event: &Value, place: u64) -> Option<StreamEvent> {
+    /// Takes note of a comment, and announces a call, if the item is one.
+    fn begin_item(&mut self, event: &Value, place: u64) -> Option<StreamEvent> {
         let item = event.get("item")?;
+        if is_comment(item) {
+            self.comments.push(place);
+        }
         if item.get("type")? != "function_call" {
             return None;
         }
@@ -326,7 +361,10 @@ impl Assemble for Assembly {
         let place = event.get("output_index").and_then(Value::as_u64).unwrap_or(0);
         let delta = event.get("delta").and_then(Value::as_str).unwrap_or_default().to_owned();
         let piece = match event.get("type").and_then(Value::as_str).unwrap_or_default() {
-            "response.output_item.added" => self.begin_call(event, place),
+            "response.output_item.added" => self.begin_item(event, place),
+            "response.output_text.delta" if self.comments.contains(&place) => {
+                Some(StreamEvent::Reasoning(delta))
+            }
             "response.output_text.delta" => Some(StreamEvent::Text(delta)),
             "response.reasoning_summary_text.delta" => Some(StreamEvent::Reasoning(delta)),
             "response.function_call_arguments.delta" => {
