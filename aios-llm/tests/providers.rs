@@ -4,11 +4,12 @@ use aios_agents::prelude::*;
 use aios_llm::{
     Compaction, LanguageModel, LlmAgent, ModelError, ModelRequest, ModelResponse,
     model::{
-        FinishReason, ImageSource, Message, ModelErrorKind, OutputSchema, Part, StreamEvent,
-        ToolCall, ToolChoice, ToolResult, ToolSpec, Usage, collect,
+        Capabilities, FinishReason, ImageSource, Message, ModelErrorKind, OutputSchema, Part,
+        StreamEvent, ToolCall, ToolChoice, ToolResult, ToolSpec, Usage, collect,
     },
     providers::{
-        AnthropicModel, OpenAiModel, ProviderOptions, connect, read_retry_after, status_error,
+        AnthropicModel, BedrockModel, OpenAiModel, ProviderOptions, connect, read_retry_after,
+        status_error,
     },
     testing::{FakeProvider, FakeReply},
 };
@@ -305,6 +306,43 @@ async fn should_send_redacted_reasoning_back_as_it_came() {
         let sent = provider.requests().pop().unwrap().body.to_string();
         assert!(!sent.contains("ZW5jcnlwdGVk"), "{}: {sent}", other.name());
     }
+}
+
+/// A claim about a model that is newer than what is known here.
+#[tokio::test]
+async fn should_request_native_output_of_models_that_are_said_to_support_it() {
+    #[derive(serde::Deserialize, schemars::JsonSchema)]
+    #[allow(dead_code, reason = "only the schema is used")]
+    struct City {
+        name: String,
+    }
+    let provider = FakeProvider::start([]).await.unwrap();
+    let native = Capabilities::none().with_native_output(true).with_tools(true);
+    let options = |url: String| {
+        let options = ProviderOptions::new("m").with_api_key("key").with_region("eu-west-1");
+        options.with_base_url(url).with_capabilities(native)
+    };
+    let anthropic = AnthropicModel::new(options(provider.anthropic_url())).unwrap();
+    let bedrock = BedrockModel::new(options(provider.bedrock_url())).unwrap();
+    let output =
+        OutputSchema { name: "City".to_owned(), schema: schemars::schema_for!(City).to_value() };
+    let mut wanted = request();
+    wanted.output = Some(output);
+    let models: [&dyn LanguageModel; 2] = [&anthropic, &bedrock];
+    for model in models {
+        provider.push(FakeReply::response(text("{}")));
+        in_time(model.complete(&wanted)).await.unwrap();
+    }
+    let [anthropic, bedrock] = &provider.requests()[..] else { panic!() };
+    let format = &anthropic.body["output_config"]["format"];
+    assert_eq!(format["type"], "json_schema");
+    assert_eq!(format["schema"]["properties"]["name"]["type"], "string");
+    assert_eq!(format["schema"]["additionalProperties"], false);
+    let format = &bedrock.body["outputConfig"]["textFormat"];
+    assert_eq!(format["type"], "json_schema");
+    let schema = &format["structure"]["jsonSchema"];
+    assert_eq!(schema["name"], "City");
+    assert_eq!(value(schema["schema"].as_str().unwrap())["additionalProperties"], false);
 }
 
 /// Gemini signs the parts that follow hidden reasoning.

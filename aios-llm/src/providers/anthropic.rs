@@ -20,7 +20,7 @@ use reqwest::Response;
 use serde_json::{Map, Value, json};
 
 use super::{
-    ProviderOptions, arguments, body, call_id,
+    ProviderOptions, arguments, body, call_id, closed,
     connection::Connection,
     error::{check_event, invalid_response},
     in_turns, sent_arguments, signature,
@@ -48,6 +48,10 @@ const VERSION: &str = "2023-06-01";
 /// The protocol requires a maximum number of output tokens; requests without one get
 /// [`DEFAULT_MAX_OUTPUT_TOKENS`](Self::DEFAULT_MAX_OUTPUT_TOKENS).
 ///
+/// An agent requests output in a schema as a tool. With
+/// [`Capabilities::with_native_output`], it is requested natively, which newer models support for
+/// schemas without bounds and maps.
+///
 /// # Examples
 ///
 /// ```
@@ -63,7 +67,8 @@ const VERSION: &str = "2023-06-01";
 pub struct AnthropicModel {
     /// Client, key and name.
     connection: Connection,
-    /// Those of the options, or tools only: output in a schema is requested as a tool.
+    /// Those of the options, or tools only: output in a schema is then requested as a tool, because older
+    /// models, and many schemas, are refused otherwise.
     capabilities: Capabilities,
 }
 
@@ -151,6 +156,10 @@ impl AnthropicModel {
             });
             set("tools", tools.collect());
             set("tool_choice", tool_choice(&request.tool_choice));
+        }
+        if let Some(output) = &request.output {
+            let format = json!({"type": "json_schema", "schema": closed(&output.schema)});
+            set("output_config", json!({ "format": format }));
         }
         if let Some(temperature) = request.temperature {
             set("temperature", temperature.into());

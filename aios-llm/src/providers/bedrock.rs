@@ -12,10 +12,10 @@ use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
 use super::{
-    ProviderOptions, arguments, call_id,
+    ProviderOptions, arguments, body, call_id, closed,
     connection::Connection,
     error::{check_event, invalid_response, unsupported},
-    in_turns, sent_arguments, signature,
+    in_turns, schema_name, sent_arguments, signature,
     signer::{Signer, encode},
     stream::{self, Assemble, Framing},
     tool_name, without_last_reasoning,
@@ -63,6 +63,9 @@ const DOCUMENTS: [(&str, &str); 9] = [
 /// request with another one fails with `MODEL_INVALID_REQUEST`. Files are in S3: their reference is an
 /// `s3://` URI. It has no [`ToolChoice::None`] either: the tools are left out then, and earlier calls
 /// and results are texts.
+///
+/// An agent requests output in a schema as a tool. With
+/// [`Capabilities::with_native_output`], it is requested natively, which some models support.
 ///
 /// # Examples
 ///
@@ -145,6 +148,13 @@ impl BedrockModel {
         if let Some(choice) = tool_choice(&request.tool_choice).filter(|_| has_tools) {
             let tools: Vec<_> = request.tools.iter().map(tool).collect();
             set("toolConfig", json!({"tools": tools, "toolChoice": choice}));
+        }
+        if let Some(output) = &request.output {
+            // The schema is a text there.
+            let schema = body::write(&closed(&output.schema));
+            let schema = json!({"name": schema_name(&output.name), "schema": schema});
+            let format = json!({"type": "json_schema", "structure": {"jsonSchema": schema}});
+            set("outputConfig", json!({ "textFormat": format }));
         }
         let mut config = Map::new();
         if let Some(tokens) = request.max_output_tokens {

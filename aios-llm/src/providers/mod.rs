@@ -60,7 +60,7 @@ pub use self::{
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::model::{LanguageModel, ModelError, ModelErrorKind};
 
@@ -123,6 +123,36 @@ fn is_of_name(letter: char) -> bool {
 fn schema_name(name: &str) -> String {
     let name: String = name.chars().filter(|it| is_of_name(*it)).take(MAX_NAME).collect();
     if name.is_empty() { "output".to_owned() } else { name }
+}
+
+/// A schema whose objects have no other properties than those that it names, unless it says otherwise.
+/// Some providers accept only these.
+fn closed(schema: &Value) -> Value {
+    let Value::Object(fields) = schema else { return schema.clone() };
+    let mut closed: Map<_, _> =
+        fields.iter().map(|(name, it)| (name.clone(), within(name, it))).collect();
+    let of_object = |kind: &Value| {
+        kind == "object"
+            || kind.as_array().is_some_and(|kinds| kinds.iter().any(|it| it == "object"))
+    };
+    if fields.get("type").is_some_and(of_object) {
+        closed.entry("additionalProperties").or_insert(Value::Bool(false));
+    }
+    closed.into()
+}
+
+/// A field of a schema, with the schemas in it closed. Others are data, such as a default.
+fn within(name: &str, field: &Value) -> Value {
+    match (name, field) {
+        ("properties" | "patternProperties" | "$defs" | "definitions", Value::Object(named)) => {
+            named.iter().map(|(name, schema)| (name.clone(), closed(schema))).collect()
+        }
+        ("anyOf" | "oneOf" | "allOf" | "prefixItems", Value::Array(schemas)) => {
+            schemas.iter().map(closed).collect()
+        }
+        ("items" | "additionalProperties", schema) => closed(schema),
+        (_, data) => data.clone(),
+    }
 }
 
 /// The name of a tool in a call that goes back to a provider. Models invent names that providers
