@@ -13,7 +13,7 @@ use aios_core::{
 use aios_llm::{
     Conversation, LanguageModel, LlmAgent, ModelError, ModelRequest, ModelResponse, Streaming,
     budget::Budget,
-    middleware::{Cache, CircuitBreaker, Fallback, Rate, RateLimit},
+    middleware::{Cache, Circuit, CircuitBreaker, Fallback, Rate, RateLimit},
     model::{Capabilities, FinishReason, ModelErrorKind, ModelStream, StreamEvent, Usage},
     providers::{OpenAiModel, ProviderOptions},
     testing::{FakeProvider, FakeReply, ScriptedModel},
@@ -155,6 +155,29 @@ async fn should_begin_a_stream_again_only_if_something_was_shown() {
         assert_eq!(events[events.len() - 2], StreamEvent::Text("second".to_owned()));
         assert!(matches!(events.last(), Some(StreamEvent::Finished(_))));
     }
+}
+
+#[tokio::test]
+async fn should_share_a_circuit_among_the_models_of_a_provider() {
+    let busy = || Err(error(ModelErrorKind::Overloaded));
+    let large = Arc::new(ScriptedModel::with_results([busy(), Ok(text("large"))]));
+    let small = Arc::new(ScriptedModel::with_results([busy(), Ok(text("small"))]));
+    let (clock, circuit) = (VirtualClock::default(), Circuit::new(2, Duration::from_secs(30)));
+    let guarded = |model| {
+        let guarded = CircuitBreaker::with_circuit(model, circuit.clone());
+        guarded.with_clock(Arc::new(clock.clone()))
+    };
+    let models = [guarded(Arc::clone(&large)), guarded(Arc::clone(&small))];
+    for model in &models {
+        assert_eq!(answer(model).await.unwrap_err().kind(), ModelErrorKind::Overloaded);
+    }
+    for model in &models {
+        assert_eq!(answer(model).await.unwrap_err().kind(), ModelErrorKind::CircuitOpen);
+    }
+    assert_eq!((large.requests().len(), small.requests().len()), (1, 1));
+    clock.advance(Duration::from_secs(30));
+    assert_eq!(answer(&models[1]).await.unwrap(), "small");
+    assert_eq!(answer(&models[0]).await.unwrap(), "large");
 }
 
 #[tokio::test]

@@ -56,24 +56,43 @@ use crate::model::{
 pub struct CircuitBreaker<M> {
     /// The wrapped model.
     model: M,
-    /// Shared with the streams of the model, and with no other wrapper.
-    circuit: Arc<Circuit>,
+    /// Perhaps shared with other models of the provider.
+    circuit: Circuit,
+    /// Only its monotonic time is used.
+    clock: Arc<dyn Clock>,
 }
 
-/// Counts the ends of requests.
-struct Circuit {
+/// The failures of a provider, as this process has seen them. Clones share them, so that all models
+/// of a provider can have one: a failure of any of them counts, and all are rejected while it is
+/// open.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_llm::{
+///     middleware::{Circuit, CircuitBreaker},
+///     testing::ScriptedModel,
+/// };
+///
+/// let circuit = Circuit::new(5, Duration::from_secs(30));
+/// let large = CircuitBreaker::with_circuit(ScriptedModel::new([]), circuit.clone());
+/// let small = CircuitBreaker::with_circuit(ScriptedModel::new([]), circuit);
+/// # drop((large, small));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Circuit {
     /// Failures in a row that open it.
     failures: u32,
     /// How long requests are rejected.
     open_for: Duration,
-    /// Only its monotonic time is used.
-    clock: Arc<dyn Clock>,
-    /// Changes with each end of a request.
-    state: Mutex<State>,
+    /// Changes with each end of a request. Shared by clones.
+    state: Arc<Mutex<State>>,
 }
 
 /// The content of the lock.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     /// Failures in a row.
     failed: u32,
@@ -86,38 +105,45 @@ impl<M: LanguageModel> CircuitBreaker<M> {
     /// counts as 1.
     #[must_use]
     pub fn new(model: M, failures: u32, open_for: Duration) -> Self {
-        let failures = failures.max(1);
-        let clock = Arc::new(SystemClock);
-        let circuit = Circuit { failures, open_for, clock, state: Mutex::default() };
-        Self { model, circuit: Arc::new(circuit) }
+        Self::with_circuit(model, Circuit::new(failures, open_for))
     }
 
-    /// Sets the clock. The default is the system clock.
+    /// Wraps a model with a circuit that other models of its provider may share.
+    #[must_use]
+    pub fn with_circuit(model: M, circuit: Circuit) -> Self {
+        Self { model, circuit, clock: Arc::new(SystemClock) }
+    }
+
+    /// Sets the clock. The default is the system clock. Models that share a circuit need the same one.
     #[must_use]
     pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
-        let Circuit { failures, open_for, .. } = *self.circuit;
-        let circuit = Circuit { failures, open_for, clock, state: Mutex::default() };
-        Self { circuit: Arc::new(circuit), ..self }
+        Self { clock, ..self }
     }
 
     /// Begins a request. Rejects it while the circuit is open, with the time after which it may be made.
     fn begin(&self, request: &ModelRequest) -> Result<Waiting, ModelError> {
-        let now = self.circuit.clock.elapsed();
+        let now = self.clock.elapsed();
         let state = self.circuit.state.lock();
         if let Some(until) = state.open_until.filter(|until| *until > now) {
-            let reason = format!("{} failed {} times in a row", self.model.name(), state.failed);
+            let name = self.model.name();
+            let reason = format!("the circuit of {name} has {} failures in a row", state.failed);
             let error = ModelError::new(ModelErrorKind::CircuitOpen, reason);
             return Err(error.with_retry_after(until.saturating_sub(now)));
         }
         drop(state);
-        Ok(Waiting::new(Arc::clone(&self.circuit), request))
+        Ok(Waiting::new(self.circuit.clone(), Arc::clone(&self.clock), request))
     }
 }
 
 impl Circuit {
+    /// A circuit that opens for `open_for` after `failures` consecutive failures; 0 counts as 1.
+    #[must_use]
+    pub fn new(failures: u32, open_for: Duration) -> Self {
+        Self { failures: failures.max(1), open_for, state: Arc::default() }
+    }
+
     /// Counts a success or a failure.
-    fn count(&self, is_failure: bool) {
-        let now = self.clock.elapsed();
+    fn count(&self, is_failure: bool, now: Duration) {
         let mut state = self.state.lock();
         if !is_failure {
             *state = State::default();
@@ -147,7 +173,9 @@ fn is_failure(error: &ModelError) -> bool {
 /// does not need the answer any more, which says nothing about the model.
 struct Waiting {
     /// Counts it.
-    circuit: Arc<Circuit>,
+    circuit: Circuit,
+    /// That of the wrapper.
+    clock: Arc<dyn Clock>,
     /// A tenth of its timeout.
     tenth: Option<Duration>,
     /// When its timeout is almost over: timers are not exact.
@@ -158,18 +186,19 @@ struct Waiting {
 
 impl Waiting {
     /// A request that begins.
-    fn new(circuit: Arc<Circuit>, request: &ModelRequest) -> Self {
+    fn new(circuit: Circuit, clock: Arc<dyn Clock>, request: &ModelRequest) -> Self {
         let tenth = request.timeout.map(|timeout| timeout / 10);
-        let late = request.timeout.zip(tenth).map(|(timeout, tenth)| {
-            circuit.clock.elapsed().saturating_add(timeout.saturating_sub(tenth))
-        });
-        Self { circuit, tenth, late, is_over: false }
+        let late = request
+            .timeout
+            .zip(tenth)
+            .map(|(timeout, tenth)| clock.elapsed().saturating_add(timeout.saturating_sub(tenth)));
+        Self { circuit, clock, tenth, late, is_over: false }
     }
 
     /// Counts the end of the request, once.
     fn end(&mut self, is_failure: bool) {
         if !std::mem::replace(&mut self.is_over, true) {
-            self.circuit.count(is_failure);
+            self.circuit.count(is_failure, self.clock.elapsed());
         }
     }
 
@@ -178,7 +207,7 @@ impl Waiting {
         match piece {
             Some(Ok(StreamEvent::Finished(_))) => self.end(false),
             Some(Ok(_)) => {
-                let soon = self.tenth.map(|it| self.circuit.clock.elapsed().saturating_add(it));
+                let soon = self.tenth.map(|it| self.clock.elapsed().saturating_add(it));
                 self.late = self.late.max(soon);
             }
             Some(Err(error)) => self.end(is_failure(error)),
@@ -190,7 +219,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if self.late.is_some_and(|late| late <= self.circuit.clock.elapsed()) {
+        if self.late.is_some_and(|late| late <= self.clock.elapsed()) {
             self.end(true);
         }
     }

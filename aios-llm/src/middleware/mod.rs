@@ -34,7 +34,7 @@ mod rate_limit;
 
 pub use self::{
     cache::Cache,
-    circuit_breaker::CircuitBreaker,
+    circuit_breaker::{Circuit, CircuitBreaker},
     fallback::Fallback,
     rate_limit::{Rate, RateLimit},
 };
