@@ -134,6 +134,28 @@ async def test_should_share_a_rate_and_ask_another_model_when_it_is_reached() ->
     assert found == ["1", "2", "3"]
 
 
+async def test_should_share_a_circuit_and_ask_another_model_while_it_is_open() -> None:
+    circuit = aios.Circuit(1, open_for=3600)
+    down = FunctionModel(overloaded)
+    never_asked = ScriptedModel(text("unused"))
+    guarded = [aios.CircuitBreakerModel(it, circuit=circuit) for it in (down, never_asked)]
+    other = ScriptedModel(text("1"), text("2"))
+    agents = [
+        aios.LlmAgent(f"agent_{number}", aios.FallbackModel(model, other))
+        for number, model in enumerate(guarded)
+    ]
+    async with aios.Runtime(agents=agents) as runtime:
+        found = [await (await runtime.start(agent, "go")).result() for agent in agents]
+    assert found == ["1", "2"]
+    assert not never_asked.requests
+    with pytest.raises(aios.ConfigurationError, match="those of the circuit"):
+        aios.CircuitBreakerModel(down, failures=2, circuit=circuit)
+
+
+def overloaded(request: dict[str, Any]) -> str:
+    raise aios.ModelError("busy", code="MODEL_OVERLOADED")
+
+
 def subject_agent(*responses: aios.ModelResponse, **options: Any) -> aios.LlmAgent[str]:
     return aios.LlmAgent("agent", ScriptedModel(*responses), tools=[search], **options)
 

@@ -83,6 +83,7 @@ from ._llm.guardrail import Guardrail, input_guardrail, output_guardrail
 from ._llm.model import AwsCredentials, ModelResponse, Provider, ToolCall
 from ._llm.models import (
     CachedModel,
+    Circuit,
     CircuitBreakerModel,
     ClientModel,
     FallbackModel,
@@ -119,6 +120,7 @@ __all__ = [
     "Budget",
     "BudgetDecision",
     "CachedModel",
+    "Circuit",
     "CircuitBreakerModel",
     "Client",
     "ClientModel",

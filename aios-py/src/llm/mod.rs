@@ -36,7 +36,10 @@ mod tool;
 
 use std::{collections::HashMap, sync::Arc};
 
-use aios_llm::{LanguageModel, middleware::Rate};
+use aios_llm::{
+    LanguageModel,
+    middleware::{Circuit, Rate},
+};
 use pyo3::{exceptions::PyValueError, prelude::*};
 use serde::de::DeserializeOwned;
 
@@ -49,13 +52,15 @@ pub(crate) use self::{
     tool::NativeToolContext,
 };
 
-/// Models and rates that agents share, by the identities of their Python objects.
+/// Models, rates and circuits that agents share, by the identities of their Python objects.
 #[derive(Default)]
 pub(crate) struct Shared {
     /// A model that two agents share has one cache, and one state of its circuit breaker.
     models: HashMap<usize, Arc<dyn LanguageModel>>,
     /// A rate that two models share counts the requests of both.
     rates: HashMap<usize, Rate>,
+    /// A circuit that two models share counts the failures of both.
+    circuits: HashMap<usize, Circuit>,
 }
 
 /// Reads options that Python passes as JSON. An error is a `ValueError`.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use aios_core::event::Event;
 use aios_llm::{
     LanguageModel, ModelError,
-    middleware::{Cache, CircuitBreaker, Fallback, Rate, RateLimit},
+    middleware::{Cache, Circuit, CircuitBreaker, Fallback, Rate, RateLimit},
     model::{Capabilities, ModelErrorKind},
     providers::{AwsCredentials, ProviderOptions, connect},
     testing::{Recorded, SchemaModel},
@@ -82,6 +82,8 @@ struct FallbackSettings {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CircuitBreakerSettings {
+    /// Identity of the circuit, which models may share.
+    circuit: usize,
     failures: u32,
     open_for: f64,
 }
@@ -155,6 +157,7 @@ impl ModelArg {
             }
             ("provider", _) => provider(py, self.name, parse(&settings)?)?,
             ("rate_limit", _) => rate_limit(py, &parse(&settings)?, inner, shared)?,
+            ("circuit_breaker", _) => circuit_breaker(py, &parse(&settings)?, inner, shared)?,
             _ => wrapper(py, &kind, &settings, inner)?,
         };
         shared.models.insert(key, Arc::clone(&model));
@@ -202,6 +205,22 @@ fn rate_limit(
     Ok(Arc::new(RateLimit::new(model, rate).with_longest_wait(longest_wait)))
 }
 
+/// A model with a circuit, which may have other models too.
+fn circuit_breaker(
+    py: Python<'_>,
+    settings: &CircuitBreakerSettings,
+    inner: Vec<Model>,
+    shared: &mut Shared,
+) -> PyResult<Model> {
+    let CircuitBreakerSettings { circuit, failures, open_for } = *settings;
+    let open_for = seconds(py, "open_for", open_for)?;
+    let circuit =
+        shared.circuits.entry(circuit).or_insert_with(|| Circuit::new(failures, open_for)).clone();
+    let model = inner.into_iter().next();
+    let model = model.ok_or_else(|| PyValueError::new_err("circuit_breaker needs a model"))?;
+    Ok(Arc::new(CircuitBreaker::with_circuit(model, circuit)))
+}
+
 /// A model around others, or one for tests.
 fn wrapper(py: Python<'_>, kind: &str, settings: &str, inner: Vec<Model>) -> PyResult<Model> {
     let mut inner = inner.into_iter();
@@ -218,11 +237,6 @@ fn wrapper(py: Python<'_>, kind: &str, settings: &str, inner: Vec<Model>) -> PyR
                     .into_iter()
                     .filter(|kind| codes.iter().any(|code| code == kind.code()))),
             })
-        }
-        "circuit_breaker" => {
-            let settings: CircuitBreakerSettings = parse(settings)?;
-            let open_for = seconds(py, "open_for", settings.open_for)?;
-            Arc::new(CircuitBreaker::new(first()?, settings.failures, open_for))
         }
         "cache" => Arc::new(Cache::new(first()?, parse::<CacheSettings>(settings)?.capacity)),
         "recorded" => {

@@ -51,29 +51,66 @@ class FallbackModel:
         return _wrapped(self, "fallback", [bind_model(it) for it in self._models], {"on": self._on})
 
 
+class Circuit:
+    """The failures of a provider, as this process has seen them: it opens for ``open_for`` seconds
+    after ``failures`` of them in a row. Models with the same object share it."""
+
+    def __init__(self, failures: int = 5, open_for: float = 30.0) -> None:
+        """
+        Raises:
+            ConfigurationError: An argument is out of range.
+        """
+        self.failures = check_at_least(failures, "failures", 1)
+        if not 0 <= open_for < math.inf:
+            raise ConfigurationError(f"open_for must be at least 0, not {open_for}")
+        self.open_for = float(open_for)
+
+    def __repr__(self) -> str:
+        return f"aios.Circuit({self.failures}, {self.open_for})"
+
+
 class CircuitBreakerModel:
     """Makes no requests for a while after several failures in a row: they fail with
     ``MODEL_CIRCUIT_OPEN``. Agents with the same object share its state."""
 
-    def __init__(self, model: AnyModel, *, failures: int = 5, open_for: float = 30.0) -> None:
+    def __init__(
+        self,
+        model: AnyModel,
+        *,
+        failures: int | None = None,
+        open_for: float | None = None,
+        circuit: Circuit | None = None,
+    ) -> None:
         """
         Args:
             model: The model.
-            failures: Number of failures in a row, at least 1.
-            open_for: For how many seconds no requests are made.
+            failures: Number of failures in a row, at least 1; 5 by default.
+            open_for: For how many seconds no requests are made; 30 by default.
+            circuit: The circuit, which several models of a provider may share, instead of
+                ``failures`` and ``open_for``.
 
         Raises:
-            ConfigurationError: An argument is out of range.
+            ConfigurationError: An argument is out of range, or there is a circuit as well as its
+                settings.
         """
+        if circuit is None:
+            circuit = Circuit(
+                5 if failures is None else failures, 30.0 if open_for is None else open_for
+            )
+        elif failures is not None or open_for is not None:
+            raise ConfigurationError("failures and open_for are those of the circuit")
+        elif not isinstance(circuit, Circuit):
+            raise ConfigurationError(f"circuit is an aios.Circuit, not {circuit!r}")
         self._model = model
-        self._failures = check_at_least(failures, "failures", 1)
-        if open_for < 0:
-            raise ConfigurationError(f"open_for must be at least 0, not {open_for}")
-        self._open_for = open_for
+        self._circuit = circuit
 
     def bind(self) -> BoundModel:
         """Converts the model for the native module."""
-        settings = {"failures": self._failures, "open_for": float(self._open_for)}
+        settings = {
+            "circuit": id(self._circuit),
+            "failures": self._circuit.failures,
+            "open_for": self._circuit.open_for,
+        }
         return _wrapped(self, "circuit_breaker", [bind_model(self._model)], settings)
 
 
