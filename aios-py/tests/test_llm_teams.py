@@ -39,6 +39,19 @@ async def test_should_run_an_agent_as_a_child_and_sum_what_it_spends() -> None:
     assert (sums["usage"]["input_tokens"], sums["usage"]["output_tokens"]) == (40, 20)
 
 
+async def test_should_limit_how_many_children_run_at_once() -> None:
+    tasks = [aios.ToolCall("ask", {"task": str(number)}, str(number)) for number in range(4)]
+    model = ScriptedModel(aios.ModelResponse(tool_calls=tasks), text("done"))
+    agent = aios.LlmAgent("planner", model, tools=[ask(concurrency=1)])
+    other = searcher(*[text("found")] * 4)
+    async with aios.Runtime(agents=[agent, other]) as runtime:
+        run = await runtime.start(agent, "go")
+        assert await run.result() == "done"
+        actions = [recorded.event.type.split(".")[-1] for recorded in await run.journal()]
+    of_children = [action for action in actions if action in ("child_started", "child_ended")]
+    assert of_children == ["child_started", "child_ended"] * 4
+
+
 async def test_should_limit_each_call_of_an_agent_and_its_levels() -> None:
     model = ScriptedModel(call("ask", task="find"), text("done"))
     tools = [ask(limits=aios.Limits(requests=1))]
@@ -335,6 +348,7 @@ wrong: Any = aios
     [
         (lambda: wrong.Tool.agent("a", "", 7), "LlmAgent or its name"),
         (lambda: wrong.Tool.agent("a", "", "x", on_failure="maybe"), "on_failure"),
+        (lambda: wrong.Tool.agent("a", "", "x", concurrency=0), "concurrency"),
         (lambda: wrong.Tool.agent("a", "", "No"), "can't be the name of an agent"),
         (lambda: wrong.Tool.workflow("w", "", "shouting"), "needs the input_type"),
         (lambda: wrong.Tool.workflow("w", "", "shouting", input_type=int), "is an object"),

@@ -11,7 +11,7 @@ from .._types.convert import root_schema
 from .._types.validation import check_name
 from .._workflows.definition import Workflow
 from .budget import Limits
-from .tool import BoundTool, OnFailure, Tool
+from .tool import BoundTool, ChildOptions, OnFailure, Tool
 
 if TYPE_CHECKING:
     from .agent import LlmAgent
@@ -33,27 +33,28 @@ class ChildTool(Tool):
         description: str,
         child: Mapping[str, Any],
         schema: dict[str, Any],
-        approval: bool,
-        max_result_bytes: int | None,
+        options: ChildOptions,
     ) -> None:
-        if child["on_failure"] not in get_args(OnFailure):
+        if options.on_failure not in get_args(OnFailure):
             raise ConfigurationError(
-                f"on_failure of tool {name} is 'tell_model' or 'fail', not {child['on_failure']!r}"
+                f"on_failure of tool {name} is 'tell_model' or 'fail', not {options.on_failure!r}"
             )
         self.name = name
         self.description = description
         self.__doc__ = description
         self.effect = "idempotent"
-        self.approval = approval
+        self.approval = options.approval
         self.timeout = DEFAULTS.tool_timeout
         self.retry = None
-        self.concurrency = None
+        self.concurrency = options.concurrency
         self.max_result_bytes = (
-            DEFAULTS.max_tool_result_bytes if max_result_bytes is None else max_result_bytes
+            DEFAULTS.max_tool_result_bytes
+            if options.max_result_bytes is None
+            else options.max_result_bytes
         )
         self.schema = schema
         self._check()
-        self._child = child
+        self._child = {**child, "on_failure": options.on_failure}
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
@@ -71,9 +72,7 @@ def agent_tool(
     description: str,
     agent: LlmAgent[Any] | str,
     limits: Limits | None,
-    on_failure: OnFailure,
-    approval: bool,
-    max_result_bytes: int | None,
+    options: ChildOptions,
 ) -> Tool:
     """See :meth:`Tool.agent`."""
     from .agent import LlmAgent
@@ -86,9 +85,8 @@ def agent_tool(
         "workflow": called,
         "is_agent": True,
         "limits": (limits or Limits())._limits(),
-        "on_failure": on_failure,
     }
-    return ChildTool(name, description, child, _ASSIGNMENT, approval, max_result_bytes)
+    return ChildTool(name, description, child, _ASSIGNMENT, options)
 
 
 def workflow_tool(
@@ -96,9 +94,7 @@ def workflow_tool(
     description: str,
     workflow: Workflow[Any, Any] | str,
     input_type: Any,
-    on_failure: OnFailure,
-    approval: bool,
-    max_result_bytes: int | None,
+    options: ChildOptions,
 ) -> Tool:
     """See :meth:`Tool.workflow`."""
     from .agent import LlmAgent
@@ -113,8 +109,8 @@ def workflow_tool(
     schema = _input_schema(name, workflow, input_type)
     called = workflow if isinstance(workflow, str) else workflow.name
     check_name(called, "the name of a workflow")
-    child = {"workflow": called, "is_agent": False, "limits": {}, "on_failure": on_failure}
-    return ChildTool(name, description, child, schema, approval, max_result_bytes)
+    child = {"workflow": called, "is_agent": False, "limits": {}}
+    return ChildTool(name, description, child, schema, options)
 
 
 def _input_schema(name: str, workflow: Workflow[Any, Any] | str, input_type: Any) -> dict[str, Any]:

@@ -83,6 +83,15 @@ class BoundTool(NamedTuple):
     child: str | None
 
 
+class ChildOptions(NamedTuple):
+    """Options of a tool whose calls are child runs."""
+
+    on_failure: OnFailure
+    approval: bool
+    max_result_bytes: int | None
+    concurrency: int | None
+
+
 class Tool:
     """A function that a model can call; made by :func:`tool`. Calling it calls the function."""
 
@@ -115,8 +124,6 @@ class Tool:
         self.concurrency = concurrency
         self.__doc__ = self.description
         self._check()
-        if concurrency is not None:
-            check_at_least(concurrency, "concurrency", 1)
         if effect not in ("read", "idempotent", "write"):
             raise ConfigurationError(
                 f"the effect of tool {self.name} is 'read', 'idempotent' or 'write', not {effect!r}"
@@ -132,6 +139,8 @@ class Tool:
         check_seconds(self.timeout, f"timeout of tool {self.name}")
         check_at_least(self.max_result_bytes, f"max_result_bytes of tool {self.name}", 0)
         retry_row(self.retry)
+        if self.concurrency is not None:
+            check_at_least(self.concurrency, "concurrency", 1)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -204,6 +213,7 @@ class Tool:
         on_failure: OnFailure = "tell_model",
         approval: bool = False,
         max_result_bytes: int | None = None,
+        concurrency: int | None = None,
     ) -> Tool:
         """An agent as a tool: each call is a child run of it, which gets a task as text.
 
@@ -222,13 +232,15 @@ class Tool:
             approval: Whether each call needs approval; see :func:`pending_decisions`.
             max_result_bytes: Maximum size of a result; a larger one is left out, and the model is only
                 told that the call succeeded.
+            concurrency: How many calls of one response run at once.
 
         Raises:
             ConfigurationError: An argument is invalid.
         """
         from .child_tool import agent_tool
 
-        return agent_tool(name, description, agent, limits, on_failure, approval, max_result_bytes)
+        options = ChildOptions(on_failure, approval, max_result_bytes, concurrency)
+        return agent_tool(name, description, agent, limits, options)
 
     @staticmethod
     def workflow(
@@ -240,6 +252,7 @@ class Tool:
         on_failure: OnFailure = "tell_model",
         approval: bool = False,
         max_result_bytes: int | None = None,
+        concurrency: int | None = None,
     ) -> Tool:
         """A workflow as a tool: each call is a child run of it, which gets the arguments as input. A
         child is started once for each call, whatever crashes, and is cancelled with its parent.
@@ -255,15 +268,15 @@ class Tool:
             approval: Whether each call needs approval; see :func:`pending_decisions`.
             max_result_bytes: Maximum size of a result; a larger one is left out, and the model is only
                 told that the call succeeded.
+            concurrency: See :meth:`agent`.
 
         Raises:
             ConfigurationError: An argument is invalid, or the schema of the input is not an object.
         """
         from .child_tool import workflow_tool
 
-        return workflow_tool(
-            name, description, workflow, input_type, on_failure, approval, max_result_bytes
-        )
+        options = ChildOptions(on_failure, approval, max_result_bytes, concurrency)
+        return workflow_tool(name, description, workflow, input_type, options)
 
     def __repr__(self) -> str:
         return f"<aios.Tool {self.name}>"
