@@ -13,6 +13,7 @@ from typing import Any
 
 import aios
 import pytest
+from aios.testing import ScriptedModel
 
 pytest.importorskip("opentelemetry.sdk.trace")
 
@@ -275,6 +276,38 @@ async def test_should_send_the_spans_of_runs_to_a_collector(tmp_path: Path) -> N
     assert all(name in names for name in ("traced", "doubler", "add")), names
     assert collector.services == {"shop"}
     assert set(collector.requests) == {("/v1/traces", "hunter2")}
+
+
+async def test_should_send_the_attributes_of_models_and_tools_without_content() -> None:
+    @aios.tool
+    async def search(words: str) -> str:
+        """Searches."""
+        return f"found {words}"
+
+    collector = Collector()
+    call = aios.ToolCall("search", {"words": "a secret"}, "c")
+    first = aios.ModelResponse(tool_calls=[call], input_tokens=10, output_tokens=5)
+    model = ScriptedModel(first, "done")
+    agent = aios.LlmAgent("clerk", model, tools=[search], trace_content=True)
+    traces = aios.TraceCollector(collector.url)
+    async with aios.Runtime(agents=[agent], traces=traces) as runtime:
+        assert await (await runtime.start(agent, "go")).result() == "done"
+
+    def attributes(name: str) -> dict[str, Any]:
+        span = next(span for span in collector.spans if span.name == name)
+        return {it.key: it.value for it in span.attributes}
+
+    chat = attributes("task clerk_model attempt")
+    assert chat["gen_ai.operation.name"].string_value == "chat"
+    assert chat["gen_ai.provider.name"].string_value == "test"
+    assert chat["gen_ai.agent.name"].string_value == "clerk"
+    assert chat["gen_ai.usage.input_tokens"].int_value == 10
+    reasons = chat["gen_ai.response.finish_reasons"].array_value.values
+    assert [reason.string_value for reason in reasons] == ["tool_call"]
+    tool = attributes("task clerk_tools attempt")
+    assert tool["gen_ai.operation.name"].string_value == "execute_tool"
+    assert tool["gen_ai.tool.name"].string_value == "search"
+    assert b"a secret" not in b"".join(collector.bodies)
 
 
 async def test_should_refuse_a_collector_that_is_no_url() -> None:
