@@ -57,9 +57,9 @@ mod _aios {
         convert::json::{dumps, loads},
         defaults::Defaults,
         llm::{
-            NativeFakeProvider, NativePieces, NativeToolContext, check_real_requests,
-            forbid_real_requests, model_request, model_response, model_status_error,
-            read_conversation,
+            NativeFakeProvider, NativePieces, NativeResponseEvents, NativeToolContext,
+            check_real_requests, forbid_real_requests, model_request, model_response,
+            model_status_error, read_conversation,
         },
         logging::{CallScope, LogRecords, capture_logs, set_log_level, wake_log},
         projection::{NativeProjectionHandle, projection, start_projection},

@@ -117,10 +117,11 @@ def test_should_answer_the_client_of_anthropic() -> None:
         assert streamed.usage.output_tokens == 30
 
 
+@pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("which", ["openai", "anthropic"])
 @pytest.mark.parametrize(("reply", "raises", "code"), FAULTS)
 async def test_should_show_every_fault_to_clients_and_agents(
-    which: str, reply: FakeReply, raises: str | tuple[str, ...], code: str
+    which: str, streaming: bool, reply: FakeReply, raises: str | tuple[str, ...], code: str
 ) -> None:
     with FakeProvider(reply, reply) as provider:
         options = {"timeout": 0.5 if code == "MODEL_TIMEOUT" else 60}
@@ -132,7 +133,8 @@ async def test_should_show_every_fault_to_clients_and_agents(
         kinds = {kind.__name__ for kind in type(caught.value).__mro__}
         assert kinds & ({raises} if isinstance(raises, str) else set(raises)), caught.value
         never = aios.RetryPolicy(max_attempts=1)
-        agent = aios.LlmAgent("asker", aios.ClientModel(client, "large"), model_retry=never)
+        model = aios.ClientModel(client, "large")
+        agent = aios.LlmAgent("asker", model, model_retry=never, streaming=streaming)
         async with aios.Runtime(agents=[agent]) as runtime:
             with pytest.raises(aios.RunFailedError) as failed:
                 await (await runtime.start(agent, "go")).result()
@@ -150,18 +152,58 @@ async def search(words: str) -> str:
     return f"found {words}"
 
 
-@pytest.mark.parametrize("which", ["openai", "async openai", "anthropic", "async anthropic"])
+def client_of(which: str, provider: FakeProvider) -> Any:
+    url = provider.openai_url if "openai" in which else provider.anthropic_url
+    kinds: dict[str, Any] = {
+        "openai": openai.OpenAI,
+        "async openai": openai.AsyncOpenAI,
+        "anthropic": anthropic.Anthropic,
+        "async anthropic": anthropic.AsyncAnthropic,
+    }
+    return kinds[which](base_url=url, api_key="key")
+
+
+CLIENTS = ["openai", "async openai", "anthropic", "async anthropic"]
+
+
+@pytest.mark.parametrize("which", CLIENTS)
+async def test_should_stream_the_response_of_a_client(which: str) -> None:
+    call = aios.ModelResponse(tool_calls=[aios.ToolCall("search", {"words": "x"})], input_tokens=9)
+    answer = "The capital of Finland is Helsinki, which is in the south."
+    with FakeProvider(call, answer) as provider:
+        model = aios.ClientModel(client_of(which, provider), "large")
+        agent = aios.LlmAgent("asker", model, tools=[search], streaming=True)
+        async with aios.Runtime(agents=[agent]) as runtime:
+            run = await runtime.start(agent, "go")
+            updates = [item.value async for item in run.stream("tokens")]
+            assert await run.result() == answer
+            assert (await aios.Conversation.of(run)).spent["usage"]["input_tokens"] == 9
+        assert all(request.body["stream"] for request in provider.requests)
+    texts = [update["text"] for update in updates if update["type"] == "text"]
+    assert "".join(texts) == answer
+    assert len(texts) > 1
+    calls = [update for update in updates if update["type"] == "tool_call"]
+    assert json.loads("".join(update["arguments"] for update in calls)) == {"words": "x"}
+    assert [update["name"] for update in calls if update["name"]] == ["search"]
+
+
+@pytest.mark.parametrize("which", ["anthropic", "async anthropic"])
+async def test_should_make_requests_that_may_take_long(which: str) -> None:
+    """The client refuses them as whole responses."""
+    with FakeProvider("done") as provider:
+        model = aios.ClientModel(client_of(which, provider), "large")
+        agent = aios.LlmAgent("asker", model, max_output_tokens=64_000)
+        async with aios.Runtime(agents=[agent]) as runtime:
+            assert await (await runtime.start(agent, "go")).result() == "done"
+        assert provider.requests[0].body["max_tokens"] == 64_000
+
+
+@pytest.mark.parametrize("which", CLIENTS)
 async def test_should_use_a_client_as_a_model(which: str) -> None:
     call = aios.ModelResponse(tool_calls=[aios.ToolCall("search", {"words": "x"})], input_tokens=9)
     with FakeProvider(call, "done") as provider:
-        url = provider.openai_url if "openai" in which else provider.anthropic_url
-        client: Any = {
-            "openai": openai.OpenAI,
-            "async openai": openai.AsyncOpenAI,
-            "anthropic": anthropic.Anthropic,
-            "async anthropic": anthropic.AsyncAnthropic,
-        }[which](base_url=url, api_key="key")
-        agent = aios.LlmAgent("asker", aios.ClientModel(client, "large"), tools=[search])
+        model = aios.ClientModel(client_of(which, provider), "large")
+        agent = aios.LlmAgent("asker", model, tools=[search])
         async with aios.Runtime(agents=[agent]) as runtime:
             run = await runtime.start(agent, "go")
             assert await run.result() == "done"

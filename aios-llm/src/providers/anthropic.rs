@@ -23,6 +23,7 @@ use super::{
     ProviderOptions, arguments, body, call_id, closed,
     connection::Connection,
     error::{check_event, invalid_response},
+    events::ResponseEvents,
     in_turns, sent_arguments, signature,
     stream::{self, Assemble, Framing},
     tool_name, without_last_reasoning,
@@ -112,6 +113,12 @@ impl AnthropicModel {
     /// `MODEL_INVALID_RESPONSE` if it is not complete, and the error of the provider if it is one.
     pub fn read_response(&self, json: &str) -> Result<ModelResponse, ModelError> {
         self.response(&self.connection.read(json)?)
+    }
+
+    /// Reads a message in pieces, from the events of a stream.
+    #[must_use]
+    pub fn response_events(&self) -> ResponseEvents {
+        ResponseEvents::new(self.name(), Assembly::new(self.name()))
     }
 
     /// The response in a body.

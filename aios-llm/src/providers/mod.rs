@@ -29,6 +29,7 @@
 //! | `connection`, `options`, `key` | the HTTP client, options, and the key, which no error shows |
 //! | `body` | JSON of all protocols |
 //! | `stream`, `aws_events` | the frames of a stream, and the assembly of a response from them |
+//! | `events` | events of streams that programs receive with a client of their own |
 //! | `error` | errors of all protocols |
 //! | `signature`, `signer` | marks of signed reasoning, and signatures of requests to AWS |
 //!
@@ -43,6 +44,7 @@ mod bedrock;
 mod body;
 mod connection;
 mod error;
+mod events;
 mod gemini;
 mod key;
 mod openai;
@@ -54,7 +56,7 @@ mod stream;
 
 pub use self::{
     anthropic::AnthropicModel, bedrock::BedrockModel, error::read_retry_after, error::status_error,
-    gemini::GeminiModel, openai::OpenAiModel, options::ProviderOptions,
+    events::ResponseEvents, gemini::GeminiModel, openai::OpenAiModel, options::ProviderOptions,
     responses::OpenAiResponsesModel, signer::AwsCredentials,
 };
 

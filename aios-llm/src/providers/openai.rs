@@ -15,6 +15,7 @@ use super::{
     ProviderOptions, body,
     connection::Connection,
     error::{check_event, invalid_response},
+    events::ResponseEvents,
     id_within,
     options::is_of_openai,
     schema_name, sent_arguments_text,
@@ -120,6 +121,12 @@ impl OpenAiModel {
     /// `MODEL_INVALID_RESPONSE` if it is not complete, and the error of the provider if it is one.
     pub fn read_response(&self, json: &str) -> Result<ModelResponse, ModelError> {
         self.response(&self.connection.read(json)?)
+    }
+
+    /// Reads a chat completion in pieces, from the events of a stream.
+    #[must_use]
+    pub fn response_events(&self) -> ResponseEvents {
+        ResponseEvents::new(self.name(), Assembly::new(self.name()))
     }
 
     /// The response in a body.

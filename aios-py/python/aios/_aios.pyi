@@ -23,6 +23,7 @@ __all__ = [
     "NativePieces",
     "NativeProjectionHandle",
     "NativeRemoteClient",
+    "NativeResponseEvents",
     "NativeRunHandle",
     "NativeStepContext",
     "NativeTaskContext",
@@ -630,7 +631,15 @@ class NativeToolContext:
 
 @final
 class NativePieces:
+    @property
+    def wanted(self) -> bool: ...
     def text(self, text: str) -> None: ...
+
+@final
+class NativeResponseEvents:
+    def __new__(cls, protocol: str, name: str, keys: Sequence[str]) -> NativeResponseEvents: ...
+    def take(self, event: Any, pieces: NativePieces) -> dict[str, Any] | None: ...
+    def end(self) -> dict[str, Any] | None: ...
 
 @final
 class NativeFakeProvider:

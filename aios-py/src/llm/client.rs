@@ -9,13 +9,74 @@ use std::collections::BTreeMap;
 use aios_core::event::Payload;
 use aios_llm::{
     ModelError, ModelRequest, ModelResponse,
-    providers::{AnthropicModel, OpenAiModel, ProviderOptions, read_retry_after, status_error},
+    model::StreamEvent,
+    providers::{
+        AnthropicModel, OpenAiModel, ProviderOptions, ResponseEvents, read_retry_after,
+        status_error,
+    },
 };
-use pyo3::prelude::*;
+use parking_lot::Mutex;
+use pyo3::{exceptions::PyRuntimeError, prelude::*};
 use serde::Serialize;
 
-use super::{model::refused, parse};
+use super::{function::NativePieces, model::refused, parse};
 use crate::convert::{errors::ErrorInfo, json};
+
+/// The events of a response that the client of a provider receives in pieces.
+#[pyclass(frozen, module = "aios._aios")]
+pub(crate) struct NativeResponseEvents {
+    /// Builds the response.
+    events: Mutex<ResponseEvents>,
+    /// Errors do not show them.
+    keys: Vec<String>,
+}
+
+#[pymethods]
+impl NativeResponseEvents {
+    #[new]
+    fn new(py: Python<'_>, protocol: &str, name: &str, keys: Vec<String>) -> PyResult<Self> {
+        let format = Format::new(py, protocol, ProviderOptions::new("").with_name(name))?;
+        Ok(Self { events: Mutex::new(format.events()), keys })
+    }
+
+    /// Takes the data of an event, and passes its pieces on. Returns the response once it is complete.
+    fn take<'py>(
+        &self,
+        event: &Bound<'py, PyAny>,
+        pieces: &NativePieces,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = event.py();
+        if pieces.is_cancelled() {
+            return Err(PyRuntimeError::new_err("the call was cancelled"));
+        }
+        let event = json::write(event)?.as_str().to_owned();
+        let mut events = self.events.lock();
+        // An event that is an error is read again without the keys.
+        let taken = events.take(&event).or_else(|_| events.take(&hidden(&self.keys, event)));
+        drop(events);
+        for piece in taken.map_err(|error| failed(py, &error))? {
+            if let StreamEvent::Finished(response) = piece {
+                return to_python(py, &response).map(Some);
+            }
+            pieces.push(py, piece)?;
+        }
+        Ok(None)
+    }
+
+    /// Takes the end of the stream, and returns the response.
+    fn end<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let ended = self.events.lock().end();
+        match ended.map_err(|error| failed(py, &error))? {
+            StreamEvent::Finished(response) => to_python(py, &response).map(Some),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// The exception of an error.
+fn failed(py: Python<'_>, error: &ModelError) -> PyErr {
+    ErrorInfo::from(error.to_task_error()).into_error(py)
+}
 
 /// A protocol of which requests are written and responses are read.
 enum Format {
@@ -46,6 +107,14 @@ impl Format {
         match self {
             Self::OpenAi(_) => BTreeMap::new(),
             Self::Anthropic(model) => model.request_header(request).into_iter().collect(),
+        }
+    }
+
+    /// Reads a response in pieces.
+    fn events(&self) -> ResponseEvents {
+        match self {
+            Self::OpenAi(model) => model.response_events(),
+            Self::Anthropic(model) => model.response_events(),
         }
     }
 
@@ -93,9 +162,9 @@ pub(crate) fn model_response<'py>(
     let format = Format::new(py, protocol, ProviderOptions::new("").with_name(name))?;
     // A body that is an error is read again without the keys: the message may be shortened, and have a
     // part of one.
-    match format.read(&body).or_else(|_| format.read(&hidden(keys, body))) {
+    match format.read(&body).or_else(|_| format.read(&hidden(&keys, body))) {
         Ok(response) => to_python(py, &response),
-        Err(error) => Err(ErrorInfo::from(error.to_task_error()).into_error(py)),
+        Err(error) => Err(failed(py, &error)),
     }
 }
 
@@ -112,12 +181,12 @@ pub(crate) fn model_status_error(
 ) -> PyErr {
     let delay = retry_after.and_then(read_retry_after);
     // Before the message is shortened, so that no part of a key is left.
-    let error = status_error(name, status, delay, &hidden(keys, body));
-    ErrorInfo::from(error.to_task_error()).into_error(py)
+    let error = status_error(name, status, delay, &hidden(&keys, body));
+    failed(py, &error)
 }
 
 /// A text without the keys, which providers quote in errors.
-fn hidden(keys: Vec<String>, text: String) -> String {
-    let keys = keys.into_iter().filter(|key| !key.is_empty());
-    keys.fold(text, |text, key| text.replace(&key, "[key]"))
+fn hidden(keys: &[String], text: String) -> String {
+    let keys = keys.iter().filter(|key| !key.is_empty());
+    keys.fold(text, |text, key| text.replace(key, "[key]"))
 }

@@ -99,7 +99,7 @@ impl PyModel {
     fn respond(
         &self,
         request: &ModelRequest,
-        sender: Option<UnboundedSender<String>>,
+        sender: Option<UnboundedSender<StreamEvent>>,
     ) -> Result<BoxFuture<'static, Result<ModelResponse, ModelError>>, ModelError> {
         let request =
             Payload::encode(request).map_err(|error| invalid_response(&error.to_string()))?;
@@ -171,7 +171,7 @@ struct Running {
     /// `None` after its end.
     response: Option<BoxFuture<'static, Result<ModelResponse, ModelError>>>,
     /// The pieces that the function has passed.
-    pieces: UnboundedReceiver<String>,
+    pieces: UnboundedReceiver<StreamEvent>,
 }
 
 impl Running {
@@ -180,42 +180,63 @@ impl Running {
         if let Some(response) = &mut self.response {
             tokio::select! {
                 biased;
-                Some(text) = self.pieces.recv() => {
-                    return Some((Ok(StreamEvent::Text(text)), ended));
-                }
+                Some(piece) = self.pieces.recv() => return Some((Ok(piece), ended)),
                 outcome = response => ended = Some(outcome),
             }
             self.response = None;
             self.pieces.close();
         }
         match self.pieces.recv().await {
-            Some(text) => Some((Ok(StreamEvent::Text(text)), ended)),
+            Some(piece) => Some((Ok(piece), ended)),
             None => ended.map(|outcome| (outcome.map(StreamEvent::Finished), None)),
         }
     }
 }
 
-/// Takes the pieces of the response of a model that is a Python generator.
+/// Takes the pieces of the response of a model that is a Python generator, or a client.
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct NativePieces {
     /// `None` if the response is wanted as a whole.
-    sender: Option<UnboundedSender<String>>,
+    sender: Option<UnboundedSender<StreamEvent>>,
     /// The length of the text so far.
     bytes: AtomicUsize,
 }
 
 #[pymethods]
 impl NativePieces {
+    /// Whether the response is wanted in pieces.
+    #[getter]
+    fn wanted(&self) -> bool {
+        self.sender.is_some()
+    }
+
     fn text(&self, py: Python<'_>, text: String) -> PyResult<()> {
-        let before = self.bytes.fetch_add(text.len(), Ordering::Relaxed);
-        if before.saturating_add(text.len()) > MAX_TEXT_BYTES {
+        self.push(py, StreamEvent::Text(text))
+    }
+}
+
+impl NativePieces {
+    /// Passes a piece on.
+    pub(super) fn push(&self, py: Python<'_>, piece: StreamEvent) -> PyResult<()> {
+        let bytes = match &piece {
+            StreamEvent::Text(text) | StreamEvent::Reasoning(text) => text.len(),
+            StreamEvent::ToolCall { arguments, .. } => arguments.len(),
+            _ => 0,
+        };
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > MAX_TEXT_BYTES {
             let message = format!("the response is longer than {MAX_TEXT_BYTES} bytes");
             return Err(ErrorInfo::new("event", "INVALID_TEXT", message).into_error(py));
         }
         if let Some(sender) = &self.sender {
             // Fails if the call was cancelled.
-            let _ = sender.send(text);
+            let _ = sender.send(piece);
         }
         Ok(())
+    }
+
+    /// Whether the call was cancelled, so that no piece is read.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.sender.as_ref().is_some_and(UnboundedSender::is_closed)
     }
 }

@@ -45,7 +45,7 @@ use serde::de::DeserializeOwned;
 
 pub(crate) use self::{
     agent::{LlmAgentArg, PreparedAgent},
-    client::{model_request, model_response, model_status_error},
+    client::{NativeResponseEvents, model_request, model_response, model_status_error},
     conversation::read_conversation,
     fake_provider::{NativeFakeProvider, check_real_requests, forbid_real_requests},
     function::NativePieces,

@@ -270,21 +270,25 @@ def bind_model(model: AnyModel) -> BoundModel:
 
 
 def bind_model_function(
-    model: ModelFunction,
+    model: Callable[..., Any],
     owner: object,
     *,
     name: str | None = None,
     native_output: bool = True,
     native_output_with_tools: bool | None = None,
     tools: bool = True,
+    in_pieces: bool = False,
 ) -> BoundModel:
     """Converts a function for the native module. Its output with tools is like that without them
-    unless ``native_output_with_tools`` says otherwise."""
+    unless ``native_output_with_tools`` says otherwise. With ``in_pieces``, the function takes what
+    its pieces are passed to as well, and its result is JSON."""
     from .._aios import dumps
 
     own: str = getattr(model, "name", "") or f"python:{getattr(model, '__name__', 'model')}"
     name = name or own
-    respond, in_pieces = _responding(model, name)
+    respond: Callable[..., Any] = model
+    if not in_pieces:
+        respond, in_pieces = _responding(model, name)
     with_tools = native_output if native_output_with_tools is None else native_output_with_tools
     settings = {
         "native_output": native_output,

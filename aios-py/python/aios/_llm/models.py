@@ -5,11 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._errors import ConfigurationError, ModelError
 from .._types.validation import check_at_least, check_range
 from .model import AnyModel, BoundModel, bind_model, bind_model_function
+
+if TYPE_CHECKING:
+    from .._aios import NativePieces, NativeResponseEvents
 
 
 def _wrapped(model: object, kind: str, inner: list[BoundModel], settings: Any) -> BoundModel:
@@ -199,8 +202,13 @@ class ClientModel:
     """A model that an official client asks: ``openai.OpenAI``, ``anthropic.Anthropic``, their async
     versions, and those for clouds, such as ``openai.AsyncAzureOpenAI``.
 
-    The client keeps its settings, apart from retries: the agent decides and records them. Responses
-    are requested as a whole.
+    It asks for chat completions of ``openai`` and for messages of ``anthropic``. The client keeps its
+    settings, apart from retries: the agent decides and records them.
+
+    Responses are requested as streams if the agent streams. Those of ``anthropic`` always are, because
+    its clients refuse requests for whole responses that may take longer than ten minutes. A stream of
+    a client that blocks ends with its next piece after the call was cancelled; another request of it
+    runs to its end.
     """
 
     def __init__(self, client: Any, model: str, *, name: str | None = None) -> None:
@@ -234,23 +242,53 @@ class ClientModel:
         # called.
         with_tools = is_openai and _is_of_openai(self._client.base_url.host)
         return bind_model_function(
-            ask, self, name=self.name, native_output=is_openai, native_output_with_tools=with_tools
+            ask,
+            self,
+            name=self.name,
+            native_output=is_openai,
+            native_output_with_tools=with_tools,
+            in_pieces=True,
         )
 
-    def _ask(self, request: dict[str, Any]) -> Any:
+    def _ask(self, request: dict[str, Any], pieces: NativePieces) -> Any:
         try:
-            return self._read(self._create(request))
+            if not self._streams(pieces):
+                return self._read(self._create(request))
+            reader = self._reader()
+            with self._create(request, stream=True) as events:
+                for event in events:
+                    response = reader.take(_dumped(event), pieces)
+                    if response is not None:
+                        return response
+            return reader.end()
         except Exception as error:
             raise self._error(error) from error
 
-    async def _ask_async(self, request: dict[str, Any]) -> Any:
+    async def _ask_async(self, request: dict[str, Any], pieces: NativePieces) -> Any:
         try:
-            created = self._create(request)
-            return self._read(await created if inspect.isawaitable(created) else created)
+            if not self._streams(pieces):
+                return self._read(await _awaited(self._create(request)))
+            reader = self._reader()
+            async with await _awaited(self._create(request, stream=True)) as events:
+                async for event in events:
+                    response = reader.take(_dumped(event), pieces)
+                    if response is not None:
+                        return response
+            return reader.end()
         except Exception as error:
             raise self._error(error) from error
 
-    def _create(self, request: dict[str, Any]) -> Any:
+    def _streams(self, pieces: NativePieces) -> bool:
+        """Whether a response is requested as a stream."""
+        return pieces.wanted or self._protocol == "anthropic"
+
+    def _reader(self) -> NativeResponseEvents:
+        """Builds a response from the events of a stream."""
+        from .. import _aios
+
+        return _aios.NativeResponseEvents(self._protocol, self.name, _keys(self._client))
+
+    def _create(self, request: dict[str, Any], *, stream: bool = False) -> Any:
         from .. import _aios
 
         if self._client.base_url.host not in ("localhost", "127.0.0.1", "::1"):
@@ -261,7 +299,11 @@ class ClientModel:
             # Those of the client are kept: the values of this header are a list.
             own = self._client.default_headers.get(name)
             headers[name] = f"{own},{value}" if isinstance(own, str) and own else value
+        if stream:
+            body["stream"] = True
         if self._protocol == "openai":
+            if stream:
+                body["stream_options"] = {"include_usage": True}
             create = self._client.chat.completions.create
         else:
             create = self._client.messages.create
@@ -279,19 +321,40 @@ class ClientModel:
 
         response = getattr(error, "response", None)
         status = getattr(error, "status_code", None)
+        body = getattr(error, "body", None)
+        if isinstance(body, dict) and not (isinstance(status, int) and status >= 400):
+            # An event of a stream that is an error. A client of openai has read what is in it.
+            told = body if "error" in body else {"error": body}
+            try:
+                _aios.model_response(self._protocol, self.name, told, _keys(self._client))
+            except Exception as error_of_stream:
+                return error_of_stream
         if isinstance(status, int) and response is not None:
             delay = _delay(response.headers)
             keys = _keys(self._client)
             return _aios.model_status_error(self.name, status, delay, response.text, keys)
         kinds = _kinds(error)
-        if kinds & {"APIResponseValidationError", "JSONDecodeError", "RemoteProtocolError"}:
+        # While a stream is read, errors of the connection are those of the HTTP library.
+        is_cut_off = "ReadError" in kinds and "APIConnectionError" not in kinds
+        malformed = {"APIResponseValidationError", "JSONDecodeError", "RemoteProtocolError"}
+        if is_cut_off or kinds & malformed:
             message = f"the response of {self.name} is malformed or cut off"
             return ModelError(message, code="MODEL_INVALID_RESPONSE")
-        if "APITimeoutError" in kinds:
+        if kinds & {"APITimeoutError", "TimeoutException"}:
             return ModelError(f"{self.name} did not answer in time", code="MODEL_TIMEOUT")
         if "APIConnectionError" in kinds:
             return ModelError(f"{self.name} cannot be reached", code="MODEL_UNAVAILABLE")
         return error
+
+
+async def _awaited(created: Any) -> Any:
+    """The value of a call that may be awaitable."""
+    return await created if inspect.isawaitable(created) else created
+
+
+def _dumped(event: Any) -> Any:
+    """An event of a stream as the provider has sent it."""
+    return event.model_dump(mode="json", warnings=False, exclude_unset=True)
 
 
 def _keys(client: Any) -> list[str]:
