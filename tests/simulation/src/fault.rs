@@ -39,12 +39,6 @@ pub enum Fault {
     BrokerRestart,
 }
 
-/// Whether engines outlive their leases: frozen, or cut off from the store alone.
-///
-/// Such an engine acknowledges answers that belong to its successor after it resumes, which
-/// [`AcknowledgedAfterCommit`](crate::Invariant::AcknowledgedAfterCommit) detects. Until that is
-/// fixed, only `AIOS_ZOMBIES=1` simulates it.
-pub const ZOMBIES: bool = false;
 /// The longest time for which an engine is frozen that must not outlive its lease.
 const NAP: u64 = 700;
 /// The delay after which the broker notices that a process is frozen or gone.
