@@ -9,6 +9,7 @@
 
 mod dev;
 mod direct;
+mod engine;
 mod faults;
 mod guide;
 mod maintenance;

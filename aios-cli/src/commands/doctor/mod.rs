@@ -1,20 +1,21 @@
 //! Finds what is wrong, in the order in which it has to be repaired.
 
-use std::collections::BTreeSet;
+mod work;
 
 use aios_core::{
     Chain,
     broker::Group,
-    store::{AgentStatus, RunStatus, Store, StoreError},
+    store::{Store, StoreError},
 };
 use aios_service::{
-    client::{AgentQuery, Client, ClientError, Page, PageQuery, RunQuery},
+    client::{Client, PageQuery},
     config::Settings,
 };
 use aios_store::schema_version;
 use serde_json::json;
 
-use super::{lists::all_engines, readers::Reader};
+use self::work::named;
+use super::readers::Reader;
 use crate::{
     arguments::Connection,
     error::CliError,
@@ -23,10 +24,6 @@ use crate::{
     target::{Needs, Place, Target, place},
 };
 
-/// Maximum number of runs and agents that are looked at; a finding says so.
-const LOOKED_AT: usize = 1000;
-/// Maximum number of names in a finding.
-const NAMED: usize = 5;
 /// A group that no process uses, to ask the broker for.
 const NO_GROUP: &str = "aios.doctor";
 /// The code of an answer of the broker that there is no such group.
@@ -157,17 +154,7 @@ async fn of_service(
             return Ok(());
         }
     }
-    let checked = engines(client, found).await;
-    found.or_fault("engines", checked)?;
-    let checked = agents(client, found).await;
-    found.or_fault("agents", checked)?;
-    let checked = runs(client, found).await;
-    found.or_fault("runs", checked)?;
-    if has_broker {
-        let checked = dead_letters(client, found).await;
-        found.or_fault("dead letters", checked)?;
-    }
-    Ok(())
+    work::check(client, has_broker, found).await
 }
 
 /// Checks the schema of the store. Returns whether the store can be opened.
@@ -310,98 +297,4 @@ async fn readers(store: &dyn Store, found: &mut Examination<'_>) -> Result<(), C
              retention waits for it",
         ),
     }
-}
-
-async fn engines(client: &Client, found: &mut Examination<'_>) -> Result<(), CliError> {
-    let engines = all_engines(client).await?;
-    let shards = client.shards().await?;
-    let free = shards.iter().filter(|shard| shard.engine_id.is_none()).count();
-    let text =
-        format!("{} alive, {free} of {} shards without an owner", engines.len(), shards.len());
-    match (engines.len(), free) {
-        (0, _) => {
-            found.fault("engines", &text, "start a process with an engine: no run advances without one")
-        }
-        (_, 0) => found.ok("engines", &text),
-        _ => found.fault(
-            "engines",
-            &text,
-            "wait for the lease time (10 s by default); if it persists, see the logs of the engines",
-        ),
-    }
-}
-
-async fn agents(client: &Client, found: &mut Examination<'_>) -> Result<(), CliError> {
-    let page = PageQuery::new().with_limit(LOOKED_AT);
-    let query = AgentQuery::new().with_status(AgentStatus::Missing).with_page(page);
-    let page = client.agents(&query).await?;
-    let more = or_more(&page);
-    let missing = page.items;
-    let names: Vec<_> =
-        missing.iter().map(|agent| format!("{} ({})", agent.name, agent.agent_type)).collect();
-    match names.len() {
-        0 => found.ok("agents", "none is missing"),
-        count => found.fault(
-            "agents",
-            &format!("{count}{more} missing: {}", named(&names)),
-            "their processes stopped without notice: start them again, or see their logs",
-        ),
-    }
-}
-
-async fn runs(client: &Client, found: &mut Examination<'_>) -> Result<(), CliError> {
-    let query = |status| {
-        let page = PageQuery::new().with_limit(LOOKED_AT);
-        RunQuery::new().with_statuses([status]).with_page(page)
-    };
-    let page = client.runs(&query(RunStatus::Blocked)).await?;
-    let more = or_more(&page);
-    let blocked = page.items;
-    let names: Vec<_> = blocked.iter().map(|run| run.id.clone()).collect();
-    match names.len() {
-        0 => found.ok("runs", "none is blocked"),
-        count => found.fault(
-            "runs",
-            &format!("{count}{more} blocked: {}", named(&names)),
-            "`aios run ID` names the cause; deploy code that matches the journal, then `aios resume ID`",
-        ),
-    }
-}
-
-async fn dead_letters(client: &Client, found: &mut Examination<'_>) -> Result<(), CliError> {
-    let types: BTreeSet<_> = client.agent_types().await?.into_iter().map(|it| it.id).collect();
-    let page = PageQuery::new().with_limit(LOOKED_AT);
-    let mut counts = Vec::new();
-    for agent_type in types {
-        let Ok(group) = Group::new(format!("agents.{agent_type}")) else { continue };
-        match client.dead_letters(group.clone()).list(&page).await {
-            Ok(letters) if letters.items.is_empty() => {}
-            Ok(letters) => {
-                counts.push(format!("{group} has {}{}", letters.items.len(), or_more(&letters)));
-            }
-            // The agents of this type have never been started with this broker.
-            Err(ClientError::Service { code, .. }) if code == UNKNOWN => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    match counts.is_empty() {
-        true => found.ok("dead letters", "none for agents"),
-        false => found.fault(
-            "dead letters",
-            &counts.join(", "),
-            "`aios dead-letters list GROUP` names the reasons; repair, then `aios dead-letters redrive`",
-        ),
-    }
-}
-
-/// Added to the number of items that were looked at, if there are more.
-fn or_more<T>(page: &Page<T>) -> &'static str {
-    if page.next.is_some() { " or more" } else { "" }
-}
-
-/// The first names of a list.
-fn named(names: &[String]) -> String {
-    let first: Vec<_> = names.iter().take(NAMED).map(String::as_str).collect();
-    let more = if names.len() > NAMED { " …" } else { "" };
-    format!("{}{more}", first.join(", "))
 }
