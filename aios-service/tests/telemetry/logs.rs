@@ -307,11 +307,24 @@ async fn work(context: WorkflowContext, number: u32) -> Result<u32, WorkflowErro
     Ok(number)
 }
 
-/// The subscriber is that of the thread, so the engine runs on one thread.
 #[tokio::test]
 async fn should_name_the_run_in_every_line_of_agents_steps_and_workflows() {
+    check_lines_of_a_run(settings()).await;
+}
+
+/// The spans of runs are those of a crate whose own lines are off.
+#[tokio::test]
+async fn should_name_the_run_in_every_line_whatever_the_levels_of_aios_are() {
+    let engine = json!({ "aios_agents": "off" });
+    check_lines_of_a_run(settings().value("log.targets", engine)).await;
+    let program = settings().value("log.targets", json!({ module_path!(): "info" }));
+    check_lines_of_a_run(program.value("log.level", "off")).await;
+}
+
+/// The subscriber is that of the thread, so the engine runs on one thread.
+async fn check_lines_of_a_run(settings: SettingsBuilder) {
     let output = Output::default();
-    let (dispatch, guard) = build(settings(), output.clone());
+    let (dispatch, guard) = build(settings, output.clone());
     let _second = aios_tests::log::second_subscriber();
     let _default = tracing::dispatcher::set_default(&dispatch);
     let store = aios_store::connect("memory://").await.unwrap();

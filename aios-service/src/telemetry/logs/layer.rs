@@ -13,11 +13,11 @@ use tracing::{
 };
 use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
-use super::{fields::Fields, line::Line, sink::Sink};
+use super::{SPANS, fields::Fields, line::Line, sink::Sink};
 use crate::config::Redaction;
 
-/// The span in which a run repeats what it has done; see `aios_agents`.
-const REPLAY: (&str, &str) = ("replay", "aios_agents::workflow::span");
+/// The span in which a run repeats what it has done.
+const REPLAY: (&str, &str) = ("replay", SPANS);
 /// W3C Trace Context, written as `trace_id` and `span_id`.
 const TRACE_PARENT: &str = "traceparent";
 

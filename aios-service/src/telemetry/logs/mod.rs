@@ -24,6 +24,8 @@ use crate::config::{LogLevel, LogSettings, Redaction};
 
 /// Targets whose lines contain the data of events. They are written only if the settings name them.
 const TARGETS_WITH_DATA: [&str; 1] = ["lapin::returned_messages"];
+/// The target of the spans of runs, steps, tasks and replays; see `aios_agents`. No event has it.
+const SPANS: &str = "aios_agents::workflow::span";
 
 /// The log of a process.
 #[derive(Clone, Debug)]
@@ -60,12 +62,17 @@ impl Logs {
     }
 }
 
-/// The levels of the settings.
+/// The levels of the settings. They are about events; the spans of runs stay enabled, because lines of
+/// other targets have their fields, and a replay is silent because of its span.
 fn targets(settings: &LogSettings) -> Targets {
     let silent = TARGETS_WITH_DATA.map(|target| (target, LevelFilter::OFF));
     let targets = settings.targets.iter().map(|(target, level)| (target.clone(), filter(*level)));
     // Of targets with the same name, the last one counts.
-    Targets::new().with_default(filter(settings.level)).with_targets(silent).with_targets(targets)
+    Targets::new()
+        .with_default(filter(settings.level))
+        .with_targets(silent)
+        .with_targets(targets)
+        .with_target(SPANS, LevelFilter::ERROR)
 }
 
 /// The level as the filter knows it.
