@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use aios_agents::prelude::*;
 use aios_broker::memory::MemoryBroker;
-use aios_core::clock::SystemClock;
+use aios_core::{clock::SystemClock, store::RunStatus};
 use aios_store::memory::MemoryStore;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 
@@ -23,8 +23,13 @@ async fn work(context: WorkflowContext, number: u64) -> Result<u64, WorkflowErro
 
 /// How many values each histogram has, and the counts of ended runs, with their labels as text.
 fn reported(snapshotter: &Snapshotter) -> Vec<(String, usize)> {
-    let ours =
-        ["aios_run_seconds", "aios_step_seconds", "aios_task_seconds", "aios_runs_ended_total"];
+    let ours = [
+        "aios_run_seconds",
+        "aios_step_seconds",
+        "aios_task_seconds",
+        "aios_runs_ended_total",
+        "aios_runs_blocked_total",
+    ];
     let mut found: Vec<_> = snapshotter
         .snapshot()
         .into_vec()
@@ -94,4 +99,36 @@ async fn should_report_nothing_again_while_a_journal_is_replayed() {
     SystemClock.sleep(Duration::from_millis(100)).await;
     assert!(reported(&snapshotter).is_empty(), "nothing ended");
     third.shutdown(PATIENCE).await.unwrap();
+}
+
+/// A run that was blocked has not ended, and is not counted again when it ends.
+#[tokio::test]
+async fn should_count_a_blocked_run_as_ended_when_it_ends() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _recorder = metrics::set_default_local_recorder(&recorder);
+    let (store, broker) = (Arc::new(MemoryStore::new()), Arc::new(MemoryBroker::new()));
+    let engine = async |is_broken: bool| {
+        let code = move |_: WorkflowContext, number: u64| async move {
+            assert!(!is_broken, "as the test says");
+            Ok(number)
+        };
+        let builder = Runtime::builder().store(Arc::clone(&store) as _);
+        let builder = builder.broker(Arc::clone(&broker) as _).workflow("fragile", code);
+        builder.start().await.unwrap()
+    };
+    let first = engine(true).await;
+    let run = first.start("fragile", &4).await.unwrap();
+    let is_blocked = || async { run.status().await.unwrap().status == RunStatus::Blocked };
+    eventually("the run is blocked", is_blocked).await;
+    let id = run.id().to_owned();
+    first.shutdown(PATIENCE).await.unwrap();
+    let blocked = ("aios_runs_blocked_total WORKFLOW_PANICKED".to_owned(), 1);
+    assert_eq!(reported(&snapshotter), [blocked]);
+
+    let second = engine(false).await;
+    assert_eq!(second.handle(&id).await.unwrap().result::<u64>().await.unwrap(), 4);
+    let after = [("aios_run_seconds fragile completed", 1), ("aios_runs_ended_total completed", 1)];
+    assert_eq!(reported(&snapshotter), after.map(|(name, count)| (name.to_owned(), count)));
+    second.shutdown(PATIENCE).await.unwrap();
 }

@@ -7,7 +7,8 @@
 /// Name and meaning.
 const METRICS: &[(&str, &str)] = &[
     ("aios_runs_started_total", "Runs that were started by this process"),
-    ("aios_runs_ended_total", "Runs that ended or were blocked, by status"),
+    ("aios_runs_ended_total", "Runs that ended, by status"),
+    ("aios_runs_blocked_total", "How often runs were blocked, by code"),
     ("aios_run_seconds", "How long runs took, from their start to their end"),
     ("aios_runs_moved_total", "Runs that moved to an engine that has their code"),
     ("aios_runs_unhosted", "Runs that no engine has the code for"),

@@ -22,7 +22,7 @@ use aios_core::{
 };
 use tracing::warn;
 
-use super::{Exit, entries::exit, measure::count_end};
+use super::{Exit, entries::exit, measure::count_block};
 use crate::{
     failing::truncate,
     workflow::{
@@ -184,7 +184,7 @@ async fn block(
         let entry = Entry::Blocked(Blocked::new(failure.clone()));
         let appended = engine.journals.append_fenced(run_id, entry, id.clone(), fence).await;
         let Err(error) = appended else {
-            count_end(RunStatus::Blocked.as_str());
+            count_block(&failure);
             return Exit::Ended(RunOutcome::blocked(failure));
         };
         match error {

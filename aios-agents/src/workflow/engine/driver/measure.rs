@@ -3,7 +3,7 @@
 //! A duration is reported when the driver applies the entry that ends the operation. An entry whose
 //! engine dies before that is not reported: these are measurements, not records.
 
-use aios_core::event::Timestamp;
+use aios_core::{event::Timestamp, failure::Failure};
 use metrics::counter;
 
 use super::Driver;
@@ -34,16 +34,17 @@ impl Driver {
 
     /// Reports the recorded end of the run, or that it is blocked.
     pub(super) fn measure_end(&self, ended: &RunOutcome, at: Timestamp) {
-        let status = ended.status.as_str();
-        count_end(status);
-        if ended.status.is_final() {
-            let took = at.duration_since(self.origin.started_at);
-            self.engine.durations.run(&self.origin.workflow, status, took, self.origin.trace);
+        if !ended.status.is_final() {
+            return ended.failure.iter().for_each(count_block);
         }
+        let status = ended.status.as_str();
+        counter!("aios_runs_ended_total", "status" => status).increment(1);
+        let took = at.duration_since(self.origin.started_at);
+        self.engine.durations.run(&self.origin.workflow, status, took, self.origin.trace);
     }
 }
 
-/// Counts a run whose end was recorded, or that was blocked.
-pub(super) fn count_end(status: &'static str) {
-    counter!("aios_runs_ended_total", "status" => status).increment(1);
+/// Counts a run that was blocked. It has not ended, and may be blocked again.
+pub(super) fn count_block(failure: &Failure) {
+    counter!("aios_runs_blocked_total", "code" => failure.code.clone()).increment(1);
 }
