@@ -8,7 +8,6 @@
 
 use std::collections::BTreeMap;
 
-use aios_core::agent::Name;
 use metrics::{Key, Label, Level, Metadata, with_recorder};
 use parking_lot::RwLock;
 
@@ -32,7 +31,7 @@ pub(crate) struct Keys {
     /// The label that has the outcome, if the metric has one.
     outcome: Option<&'static str>,
     /// By name; a few outcomes each, so a list is faster than a map.
-    known: RwLock<BTreeMap<Name, Vec<(&'static str, Key)>>>,
+    known: RwLock<BTreeMap<Box<str>, Vec<(&'static str, Key)>>>,
     /// Used for names above the maximum.
     others: RwLock<Vec<(&'static str, Key)>>,
 }
@@ -48,14 +47,21 @@ impl Keys {
     }
 
     /// Records a value of a histogram.
-    pub(crate) fn record(&self, name: &Name, outcome: &'static str, value: f64) {
+    pub(crate) fn record(&self, name: &str, outcome: &'static str, value: f64) {
         self.with(name, outcome, |key| {
             with_recorder(|recorder| recorder.register_histogram(key, &METADATA)).record(value);
         });
     }
 
+    /// Counts one.
+    pub(crate) fn count(&self, name: &str, outcome: &'static str) {
+        self.with(name, outcome, |key| {
+            with_recorder(|recorder| recorder.register_counter(key, &METADATA)).increment(1);
+        });
+    }
+
     /// Adds to a gauge without an outcome.
-    pub(crate) fn add(&self, name: &Name, added: f64) {
+    pub(crate) fn add(&self, name: &str, added: f64) {
         self.with(name, "", |key| {
             with_recorder(|recorder| recorder.register_gauge(key, &METADATA)).increment(added);
         });
@@ -63,7 +69,7 @@ impl Keys {
 
     /// Calls `report` with the key of a name and an outcome. The key is reported before it is kept,
     /// so no lock is held for writing during a report.
-    fn with(&self, name: &Name, outcome: &'static str, report: impl Fn(&Key)) {
+    fn with(&self, name: &str, outcome: &'static str, report: impl Fn(&Key)) {
         let known = self.known.read();
         let is_full = known.len() >= MAX_NAMES;
         let keys = known.get(name);
@@ -76,10 +82,10 @@ impl Keys {
         match is_other {
             true => self.with_other(outcome, report),
             false => {
-                let key = self.key(name.to_string(), outcome);
+                let key = self.key(name.to_owned(), outcome);
                 report(&key);
                 let mut known = self.known.write();
-                keep(known.entry(name.clone()).or_default(), outcome, key);
+                keep(known.entry(name.into()).or_default(), outcome, key);
             }
         }
     }
@@ -131,7 +137,7 @@ mod tests {
         let keys = Keys::new("waits", "kind", Some("end"));
         with_local_recorder(&recorder, || {
             for number in 0..1000 {
-                let name = Name::new(format!("name_{number}")).unwrap();
+                let name = format!("name_{number}");
                 keys.record(&name, "good", 1.0);
                 keys.record(&name, "bad", 1.0);
             }

@@ -16,7 +16,7 @@ use aios_core::{
 };
 use metrics::{counter, gauge, histogram};
 
-pub(crate) use self::durations::{Durations, Waits};
+pub(crate) use self::durations::{AgentTasks, Durations, Waits};
 
 /// Numbers of the kinds of events in an append.
 ///

@@ -12,7 +12,7 @@ use aios_core::{
 };
 
 use super::Middleware;
-use crate::trace::TraceParent;
+use crate::{measure::AgentTasks, trace::TraceParent};
 
 /// Counts and times tasks with the `metrics` facade, which does nothing until a program installs a
 /// recorder.
@@ -45,13 +45,14 @@ use crate::trace::TraceParent;
 #[derive(Clone, Debug)]
 pub struct Metrics {
     clock: Arc<dyn Clock>,
+    tasks: Arc<AgentTasks>,
 }
 
 impl Metrics {
     /// Measures time with this clock.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock }
+        Self { clock, tasks: Arc::default() }
     }
 }
 
@@ -62,8 +63,7 @@ impl Middleware for Metrics {
         context: &TaskContext,
         parameters: Payload,
     ) -> Result<Payload, TaskError> {
-        let trace = TraceParent::caller(context.metadata());
-        let mut measured = Measured::start(&*self.clock, context.agent_type(), trace);
+        let mut measured = Measured::start(self, context);
         let result = agent.process_task(context, parameters).await;
         measured.outcome = if result.is_ok() { "completed" } else { "failed" };
         result
@@ -72,11 +72,10 @@ impl Middleware for Metrics {
 
 /// Reports a task when it is dropped, however it ended.
 struct Measured<'a> {
-    /// The clock of the layer.
-    clock: &'a dyn Clock,
+    layer: &'a Metrics,
     /// When the task reached this layer, by the monotonic time of the clock. Layers further out do not count.
     started: Duration,
-    agent_type: String,
+    agent_type: &'a str,
     /// The trace of the task, as the example of the histogram.
     trace: Option<TraceParent>,
     /// `dropped` until the agent's code has ended.
@@ -85,26 +84,17 @@ struct Measured<'a> {
 
 impl<'a> Measured<'a> {
     /// Counts the task as running.
-    fn start(clock: &'a dyn Clock, agent_type: &str, trace: Option<TraceParent>) -> Self {
-        let agent_type = agent_type.to_owned();
-        metrics::gauge!("aios_agent_tasks_running", "agent_type" => agent_type.clone())
-            .increment(1.0);
-        Self { clock, started: clock.elapsed(), agent_type, trace, outcome: "dropped" }
+    fn start(layer: &'a Metrics, context: &'a TaskContext) -> Self {
+        let agent_type = context.agent_type();
+        layer.tasks.begin(agent_type);
+        let trace = TraceParent::caller(context.metadata());
+        Self { layer, started: layer.clock.elapsed(), agent_type, trace, outcome: "dropped" }
     }
 }
 
 impl Drop for Measured<'_> {
     fn drop(&mut self) {
-        let seconds = self.clock.elapsed().saturating_sub(self.started).as_secs_f64();
-        let agent_type = || self.agent_type.clone();
-        let outcome = self.outcome;
-        metrics::gauge!("aios_agent_tasks_running", "agent_type" => agent_type()).decrement(1.0);
-        metrics::counter!("aios_agent_tasks_total", "agent_type" => agent_type(), "outcome" => outcome)
-            .increment(1);
-        let histogram = metrics::histogram!("aios_agent_task_seconds", "agent_type" => agent_type(), "outcome" => outcome);
-        match self.trace {
-            Some(trace) => trace.in_scope(|| histogram.record(seconds)),
-            None => histogram.record(seconds),
-        }
+        let took = self.layer.clock.elapsed().saturating_sub(self.started);
+        self.layer.tasks.end(self.agent_type, self.outcome, took, self.trace);
     }
 }

@@ -15,12 +15,12 @@ use aios_agents::{
 };
 use aios_core::{
     agent::{Agent, DynAgent, TaskContext, TaskError},
-    clock::{Clock, VirtualClock},
+    clock::{Clock, SystemClock, VirtualClock},
     event::{Event, Metadata, Payload, Timestamp},
     failure::Failure,
     retry::RetryPolicy,
 };
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use serde_json::{Value, json};
 
@@ -419,4 +419,37 @@ async fn should_not_begin_a_cancelled_task_again_that_was_repeated() {
     world.publish(cancelled("obedient", "t1")).await;
     world.pass(SECOND * 3).await;
     assert_eq!(agent.0.load(Ordering::SeqCst), 1);
+}
+
+/// The first task makes the keys of the metrics.
+#[tokio::test]
+async fn should_allocate_nothing_for_metrics_without_a_recorder() {
+    let (layer, agent) = (Metrics::new(Arc::new(SystemClock)), Immediate);
+    let context = context("t1");
+    let allocations = |call: &dyn Fn()| {
+        call();
+        allocation_counter::measure(call).count_total
+    };
+    let bare = allocations(&|| drop(agent.process_task(&context, Payload::null()).now_or_never()));
+    let layered =
+        allocations(&|| drop(layer.call(&agent, &context, Payload::null()).now_or_never()));
+    assert_eq!(layered, bare);
+}
+
+/// Answers without waiting.
+struct Immediate;
+
+#[async_trait::async_trait]
+impl DynAgent for Immediate {
+    fn parameters_schema(&self) -> &Value {
+        &Value::Null
+    }
+
+    fn output_schema(&self) -> &Value {
+        &Value::Null
+    }
+
+    async fn process_task(&self, _: &TaskContext, task: Payload) -> Result<Payload, TaskError> {
+        Ok(task)
+    }
 }
