@@ -57,8 +57,8 @@ struct ScalingQuery {
 /// Get the load of agents
 ///
 /// Returns how many tasks agents of each type have to do, by name, on one page; at most 100 types. A task
-/// counts until its result is recorded, so an autoscaler that keeps enough processes for this number
-/// stops none that works on a long task.
+/// counts until its result is recorded, so an autoscaler keeps enough processes for the tasks in progress. It
+/// does not know which processes have them.
 #[utoipa::path(
     get,
     path = "/metrics/scaling",

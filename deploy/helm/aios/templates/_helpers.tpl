@@ -78,7 +78,7 @@ capabilities: { drop: [ALL] }
 {{/*
 The Deployment of one kind of process:
 (dict "root" $ "component" name "roles" roles "secrets" (keys of the Secret) "replicas" number or null
-"options" (environment and resources)).
+"options" (environment, resources and perhaps terminationGracePeriodSeconds)).
 */}}
 {{- define "aios.deployment" -}}
 {{- $root := .root -}}
@@ -112,7 +112,7 @@ spec:
         checksum/settings: {{ toYaml $root.Values.settings | sha256sum }}
     spec:
       {{- include "aios.podSecurity" $root | nindent 6 }}
-      terminationGracePeriodSeconds: {{ include "aios.text" $root.Values.terminationGracePeriodSeconds }}
+      terminationGracePeriodSeconds: {{ include "aios.text" (.options.terminationGracePeriodSeconds | default $root.Values.terminationGracePeriodSeconds) }}
       topologySpreadConstraints:
         - maxSkew: 1
           topologyKey: kubernetes.io/hostname
