@@ -35,6 +35,18 @@ async fn broken(_: WorkflowContext, is_fine: bool) -> Result<(), WorkflowError> 
     Ok(())
 }
 
+async fn every_day(context: WorkflowContext, left: u32) -> Result<u32, WorkflowError> {
+    context.step("work", || async { Ok::<_, TaskError>(()) }).await?;
+    match left {
+        0 => Ok(0),
+        left => Err(WorkflowError::continue_as_new(&(left - 1))),
+    }
+}
+
+async fn parent(context: WorkflowContext, left: u32) -> Result<u32, WorkflowError> {
+    context.child("every_day", &left).await
+}
+
 /// An engine on the store of a program. The agents of its type have existed, and are gone.
 async fn engine(program: &Program) -> (Runtime, Arc<dyn Store>) {
     let url = format!("sqlite://{}/aios.db", program.folder().display());
@@ -48,6 +60,8 @@ async fn engine(program: &Program) -> (Runtime, Arc<dyn Store>) {
         .engine_options(EngineOptions::new().with_unclaimed_after(Duration::from_millis(50)))
         .workflow("welcome", welcome)
         .workflow("broken", broken)
+        .workflow("every_day", every_day)
+        .workflow("parent", parent)
         .start()
         .await
         .unwrap();
@@ -92,4 +106,34 @@ async fn should_find_tasks_without_agents_and_name_the_remedy_of_a_blocked_run()
     let (message, remedy) = found("runs");
     assert!(message.contains("WORKFLOW_PANICKED") && message.contains("blocked"), "{message}");
     assert!(remedy.contains("code of the workflow"), "{remedy}");
+}
+
+/// The runs of a trace by their ids.
+fn runs_of(spans: &[Value]) -> Vec<&str> {
+    spans.iter().filter_map(|span| span["attributes"]["aios.run_id"].as_str()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_trace_a_run_that_continues_as_new_to_its_end() {
+    let program = Program::new();
+    let (runtime, store) = engine(&program).await;
+    for (workflow, id) in [("every_day", "first"), ("parent", "above")] {
+        let run = runtime.start(workflow, &2_u32).id(id).await.unwrap();
+        assert_eq!(run.result::<u32>().await.unwrap(), 0);
+    }
+    stop(runtime, store).await;
+    let trace = |id: &str| program.json(&[&["trace", id], &STORE[..]].concat());
+    let first = trace("first");
+    assert_eq!(runs_of(&first), ["first", "first~r2", "first~r3"]);
+    let shown = program.done(&[&["trace", "first"], &STORE[..]].concat());
+    assert!(shown.lines().next().unwrap().ends_with(", continued in 2 others"), "{shown}");
+    let above = trace("above");
+    assert_eq!(runs_of(&above), ["above", "above~1", "above~1~r2", "above~1~r3"]);
+    assert_eq!(runs_of(&trace("first~r2")), ["first~r2", "first~r3"]);
+    for spans in [first, above] {
+        assert_eq!(spans.iter().filter(|span| span["name"] == "step work").count(), 3);
+        let has_links =
+            |span: &&Value| span["name"] == "workflow every_day" && span["links"].is_array();
+        assert_eq!(spans.iter().filter(has_links).count(), 2, "{spans:?}");
+    }
 }

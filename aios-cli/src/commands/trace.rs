@@ -23,19 +23,41 @@ use crate::{
     settings,
 };
 
-/// How many runs a trace may have: a run, its children, and theirs.
+/// How many runs a trace may have: a run, those that continue it, its children, and theirs.
 const MAX_RUNS: usize = 1000;
 /// How many spans are sent at once.
 const BATCH: usize = 512;
 
-/// Shows the trace of a run and of its children, or sends it to a collector.
+/// A run of a trace, and the span that names it.
+enum Named {
+    /// Asked for.
+    Here,
+    /// A child of an operation.
+    Child(SpanId),
+    /// The run that continues another one.
+    Next(SpanId),
+}
+
+impl Named {
+    /// Whether this is the span of that run. Another run may have the id now.
+    fn is(&self, span: &Span) -> bool {
+        match self {
+            Self::Here => true,
+            Self::Child(operation) => span.parent == Some(*operation),
+            Self::Next(run) => span.links.iter().any(|link| link.span_id == *run),
+        }
+    }
+}
+
+/// Shows the trace of a run, of its children and of the runs that continue them, or sends it to a
+/// collector.
 pub(super) async fn show(
     connection: &Connection,
     client: &Client,
     arguments: &Trace,
     output: &mut Output,
 ) -> Result<(), CliError> {
-    let spans = spans_with_children(client, &arguments.run, output).await?;
+    let spans = spans_of_runs(client, &arguments.run, output).await?;
     if let Some(url) = &arguments.export {
         return export(&settings::load(connection)?, url, spans, output).await;
     }
@@ -43,13 +65,20 @@ pub(super) async fn show(
         return Ok(spans.iter().try_for_each(|span| output.json(span))?);
     }
     if let Some(span) = spans.first() {
-        output.line(format_args!("trace {}", span.trace_id))?;
+        // A run without a caller begins a trace of its own, also if it continues another one.
+        let ids: BTreeSet<_> = spans.iter().map(|span| span.trace_id.to_string()).collect();
+        let others = match ids.len() {
+            1 => String::new(),
+            2 => ", continued in another".to_owned(),
+            count => format!(", continued in {} others", count - 1),
+        };
+        output.line(format_args!("trace {}{others}", span.trace_id))?;
     }
     Ok(Tree::new(&spans).table().write(output)?)
 }
 
-/// The spans of a run, then those of its children.
-async fn spans_with_children(
+/// The spans of a run, then those of its children and of the runs that continue it.
+async fn spans_of_runs(
     client: &Client,
     run_id: &str,
     output: &Output,
@@ -57,29 +86,27 @@ async fn spans_with_children(
     let mut spans = Vec::new();
     let mut is_cut = false;
     let mut known = BTreeSet::from([run_id.to_owned()]);
-    let mut next = VecDeque::from([(run_id.to_owned(), None)]);
-    while let Some((run_id, parent)) = next.pop_front() {
+    let mut next = VecDeque::from([(run_id.to_owned(), Named::Here)]);
+    while let Some((run_id, named)) = next.pop_front() {
         let journal = match journal(client, &run_id).await {
-            // A child that has not begun, or was removed.
-            Err(ClientError::Service { status: 404, .. }) if parent.is_some() => continue,
+            // It has not begun, or was removed.
+            Err(ClientError::Service { status: 404, .. }) if !matches!(named, Named::Here) => {
+                continue;
+            }
             journal => journal?,
         };
         let trace = spans_of(&journal);
         let found: Vec<_> = trace.spans.into_iter().chain(trace.open).collect();
-        // Another run may have the id now.
         let root = trace.context.map(|context| context.span_id);
-        let is_child = |span: &Span| Some(span.span_id) == root && span.parent == parent;
-        if parent.is_some() && !found.iter().any(is_child) {
+        let is_named = |span: &Span| Some(span.span_id) == root && named.is(span);
+        if !matches!(named, Named::Here) && !found.iter().any(is_named) {
             continue;
         }
-        for span in &found {
-            let Some(AttributeValue::Text(child)) = span.attribute("aios.child_run_id") else {
-                continue;
-            };
+        for (run_id, named) in found.iter().flat_map(others) {
             if known.len() >= MAX_RUNS {
-                is_cut |= !known.contains(&**child);
-            } else if known.insert(child.to_string()) {
-                next.push_back((child.to_string(), Some(span.span_id)));
+                is_cut |= !known.contains(run_id);
+            } else if known.insert(run_id.to_owned()) {
+                next.push_back((run_id.to_owned(), named));
             }
         }
         spans.extend(found);
@@ -89,6 +116,18 @@ async fn spans_with_children(
         output.lacks(&json!({ "limit_reached": MAX_RUNS }), text);
     }
     Ok(spans)
+}
+
+/// The other runs that a span names.
+fn others(span: &Span) -> impl Iterator<Item = (&str, Named)> {
+    let names = [
+        ("aios.child_run_id", Named::Child(span.span_id)),
+        ("aios.next_run_id", Named::Next(span.span_id)),
+    ];
+    names.into_iter().filter_map(|(attribute, named)| match span.attribute(attribute)? {
+        AttributeValue::Text(run_id) => Some((&**run_id, named)),
+        _ => None,
+    })
 }
 
 async fn journal(client: &Client, run_id: &str) -> Result<Vec<RecordedEvent>, ClientError> {

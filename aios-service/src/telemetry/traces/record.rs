@@ -109,6 +109,8 @@ pub(super) enum Record {
     Ended {
         status: &'static str,
         code: Option<Box<str>>,
+        /// The run that continues it.
+        next: Option<Box<str>>,
     },
     /// Something that only counts as an operation.
     Noted {
@@ -193,7 +195,7 @@ fn data(event: &Event) -> Option<Data<'_>> {
 fn of_run(action: &str, data: &Data<'_>) -> Option<Record> {
     let name = || data.name.as_deref().map(Box::from);
     let code = || data.failure.as_ref().map(|failure| failure.code.clone());
-    let ended = |status| Some(Record::Ended { status, code: code() });
+    let ended = |status| Some(Record::Ended { status, code: code(), next: None });
     let operation = data.operation;
     Some(match action {
         workflow::STARTED => Record::Started(Start {
@@ -226,7 +228,9 @@ fn of_run(action: &str, data: &Data<'_>) -> Option<Record> {
         workflow::COMPLETED => return ended("completed"),
         workflow::FAILED => return ended("failed"),
         workflow::CANCELLED => return ended("cancelled"),
-        workflow::CONTINUED => return ended("continued"),
+        workflow::CONTINUED => {
+            Record::Ended { status: "continued", code: None, next: data.run_id.clone() }
+        }
         workflow::EVENT_EMITTED | workflow::STATUS_SET => Record::Noted { operation: operation? },
         _ => return None,
     })

@@ -211,7 +211,9 @@ impl Tracer {
             Record::TaskCancelled { task } => {
                 self.end(task.operation, at, &SpanStatus::Unset, spans);
             }
-            Record::Ended { status, code } => self.finish(status, code, at, spans),
+            Record::Ended { status, code, next } => {
+                self.finish((status, code, next.as_deref()), at, spans);
+            }
             Record::Started(_) | Record::Noted { .. } => {}
         }
     }
@@ -393,11 +395,11 @@ impl Tracer {
         self.end(operation, at, &status, spans);
     }
 
-    /// Ends the run, and what it no longer waits for.
+    /// Ends the run, and what it no longer waits for. The run has a status, the code of its failure, and
+    /// the run that continues it.
     fn finish(
         &mut self,
-        status: &'static str,
-        code: Option<Box<str>>,
+        (status, code, next): (&'static str, Option<Box<str>>, Option<&str>),
         at: Timestamp,
         spans: &mut Vec<Span>,
     ) {
@@ -413,6 +415,7 @@ impl Tracer {
             _ => SpanStatus::Ok,
         };
         run.span.attributes.push(("aios.run_status".into(), status.into()));
+        run.span.attributes.extend(next.map(|id| ("aios.next_run_id".into(), id.into())));
         spans.push(run.span.clone());
     }
 }
