@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aios
+import httpx
 import pytest
 from aios.testing import ScriptedModel
 
@@ -203,6 +204,43 @@ async def test_should_pass_the_trace_of_the_caller_to_all_that_it_starts(remote:
             for started in (run, signalled, task):
                 assert ids((await origin(started))[0]) == expected
             assert ids(await task.result())[0] == ids(called)[0] == expected[0]
+
+
+def traced_by(app: Any) -> Any:
+    """An application within the middleware of a program that makes a span for each request."""
+
+    async def middleware(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return await app(scope, receive, send)
+        with TRACER.start_as_current_span("of the request"):
+            return await app(scope, receive, send)
+
+    return middleware
+
+
+@pytest.mark.parametrize("traceparent", [None, TRACE])
+async def test_should_continue_the_trace_of_the_program_that_mounts_the_api(
+    traceparent: str | None,
+) -> None:
+    EXPORTER.clear()
+    runtime = aios.Runtime(agents=[tracing], workflows=[awaits_signal])
+    sent = {"tracestate": "vendor=1"}
+    if traceparent is not None:
+        sent["traceparent"] = traceparent
+    async with served(traced_by(aios.asgi(runtime))) as url, httpx.AsyncClient() as client:
+        response = await client.post(
+            f"{url}/workflows/awaits_signal/actions/execute",
+            json={"run_id": "r1"},
+            headers=sent,
+            timeout=60,
+        )
+        assert response.status_code == 202, response.text
+        run = await runtime.handle("r1")
+        metadata = (await run.journal(limit=1))[0].event.metadata
+    span = ended("of the request").get_span_context()
+    assert ids(metadata.get("traceparent")) == (span.trace_id, span.span_id)
+    assert metadata.get("tracestate") is None
+    assert ids(response.headers["traceresponse"])[0] == span.trace_id
 
 
 async def test_should_pass_a_correlation_id_to_all_that_it_starts() -> None:

@@ -23,14 +23,22 @@ def current() -> str | None:
     That of the current span of OpenTelemetry, if the program uses it, and otherwise the current task or
     run.
     """
+    span = span_headers()
+    return traceparent.get() if span is None else span[0]
+
+
+def span_headers() -> tuple[str, str] | None:
+    """``traceparent`` and ``tracestate`` of the current span of OpenTelemetry, if the program uses it."""
     api = _api()
-    if api is not None:
-        # A trace never fails what it follows, whatever a span of another library does.
-        with contextlib.suppress(Exception):
-            span = api.get_current_span().get_span_context()
-            if span.is_valid:
-                return f"00-{span.trace_id:032x}-{span.span_id:016x}-{int(span.trace_flags):02x}"
-    return traceparent.get()
+    if api is None:
+        return None
+    # A trace never fails what it follows, whatever a span of another library does.
+    with contextlib.suppress(Exception):
+        span = api.get_current_span().get_span_context()
+        if span.is_valid:
+            parent = f"00-{span.trace_id:032x}-{span.span_id:016x}-{int(span.trace_flags):02x}"
+            return parent, str(span.trace_state.to_header())
+    return None
 
 
 def _api() -> Any:

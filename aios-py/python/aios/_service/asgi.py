@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import quote
 
-from .. import _aios
+from .. import _aios, _trace
 from .._errors import ConfigurationError
 from .._types.validation import as_list, as_texts, check_at_least, check_text
 
@@ -23,6 +23,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+#: The headers of W3C Trace Context.
+_TRACE_HEADERS = (b"traceparent", b"tracestate")
 #: Characters that need no escape in a path.
 _PLAIN = "/:@!$&'()*+,;=~"
 #: Ids of requests that are taken from clients.
@@ -229,12 +231,27 @@ class Asgi:
             native,
             scope["method"],
             f"{path}?{query}" if query else path,
-            [(bytes(name), bytes(value)) for name, value in scope["headers"]],
+            _headers(scope),
             None if client is None else (str(client[0]), int(client[1] or 0)),
             root,
             body,
             more,
         )
+
+
+def _headers(scope: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
+    """The headers of a request. The trace is that of the span in which the program serves it, if there is
+    one, because that is the caller of what the request starts."""
+    headers = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
+    span = _trace.span_headers()
+    if span is None:
+        return headers
+    parent, state = span
+    headers = [it for it in headers if it[0].lower() not in _TRACE_HEADERS]
+    headers.append((b"traceparent", parent.encode()))
+    if state:
+        headers.append((b"tracestate", state.encode()))
+    return headers
 
 
 def _path(scope: Mapping[str, Any], root: str) -> str:
