@@ -16,6 +16,9 @@ import pytest
 #: Time limit of a test in seconds, more than any test takes on a busy machine.
 LIMIT = 120.0
 
+# Tests read the lines of programs, which write JSON unless their output is a terminal.
+os.environ.setdefault("AIOS_LOG_FORMAT", "text")
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:

@@ -319,6 +319,57 @@ def test_should_forward_native_lines_at_the_lowest_level_of_a_logger() -> None:
     assert levels == [logging.DEBUG, logging.WARNING]
 
 
+def test_should_write_json_unless_the_output_is_a_terminal(services: Any) -> None:
+    service = services(AIOS_LOG_FORMAT="auto")
+    service.stop()
+    assert all(json.loads(line)["target"] for line in service.lines)
+
+
+OWN_PROGRAM = """
+import asyncio
+import logging
+
+import aios
+
+log = logging.getLogger("shop")
+
+
+@aios.workflow("order")
+async def order(context: aios.WorkflowContext) -> None:
+    log.info("begun", extra={"card": "hunter2"})
+    await context.step("note", str)
+    await context.signal("go")
+    log.info("ended")
+
+
+async def main() -> None:
+    for is_last in (False, True):
+        async with aios.Runtime(store="sqlite://aios.db", workflows=[order]) as runtime:
+            run = await runtime.start(order, id="order-7")
+            if is_last:
+                await run.signal("go", None)
+                await run.result()
+            while len(await run.journal()) < 2:
+                await asyncio.sleep(0.01)
+
+
+settings = aios.Settings.load()
+logging.basicConfig(format="before: %(message)s")
+aios.configure_logging(settings.log)
+asyncio.run(main())
+"""
+
+
+def test_should_write_the_log_of_a_program_of_its_own(script: Any) -> None:
+    variables = {"AIOS_LOG_FORMAT": "json", "AIOS_LOG_REDACT": "card"}
+    _, errors = script(OWN_PROGRAM, **variables).communicate(timeout=60)
+    lines = [json.loads(line) for line in errors.splitlines()]
+    shop = [line for line in lines if line["target"] == "shop"]
+    assert [line["message"] for line in shop] == ["begun", "ended"], errors
+    assert {line["run_id"] for line in shop} == {"order-7"}
+    assert shop[0]["card"] == "***"
+
+
 async def test_should_leave_the_log_of_a_program_as_it_is(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -97,6 +97,7 @@ from ._runtime import Runtime
 from ._secret import Secret
 from ._service.asgi import ApiKey, Asgi, TokenIssuer, asgi
 from ._service.collector import MetricsCollector, TraceCollector
+from ._service.log_format import JsonFormatter, NotReplayedFilter, configure_logging
 from ._service.serve import serve
 from ._service.settings import Settings, SettingsEntry
 from ._trace import traceparent
@@ -143,6 +144,7 @@ __all__ = [
     "InvalidParametersError",
     "InvalidResultError",
     "JournalMismatchError",
+    "JsonFormatter",
     "Limits",
     "LlmAgent",
     "ManagedAgent",
@@ -150,6 +152,7 @@ __all__ = [
     "ModelError",
     "ModelResponse",
     "NoFailedOperationError",
+    "NotReplayedFilter",
     "OperationNotFoundError",
     "OutputItem",
     "OutputStream",
@@ -210,6 +213,7 @@ __all__ = [
     "__version__",
     "agent",
     "asgi",
+    "configure_logging",
     "current_step",
     "input_guardrail",
     "output_guardrail",

@@ -1,4 +1,4 @@
-"""The log of ``python -m aios``, as the settings say."""
+"""The log of a process, as the settings say."""
 
 from __future__ import annotations
 
@@ -83,9 +83,20 @@ def _code(record: logging.LogRecord) -> dict[str, object]:
 
 
 class JsonFormatter(logging.Formatter):
-    """Lines of JSON with time, level, message and target, and the fields."""
+    """Lines of JSON with time, level, message and target, and the fields.
 
-    def __init__(self, redact: Collection[str]) -> None:
+    Lines within an agent, a step or a workflow name the run, the task and the trace. Use it with
+    :class:`NotReplayedFilter` in a logging configuration of your own::
+
+        handler.setFormatter(aios.JsonFormatter())
+        handler.addFilter(aios.NotReplayedFilter())
+
+    Args:
+        redact: Names of fields whose values are written as ``***``, in addition to those that look like
+            secrets.
+    """
+
+    def __init__(self, redact: Collection[str] = ()) -> None:
         super().__init__()
         self._lines = _Lines(redact)
 
@@ -127,8 +138,8 @@ class TextFormatter(logging.Formatter):
         return f"{super().formatMessage(record)}{as_text(self._lines.fields(record))}"
 
 
-class _NotReplayed(logging.Filter):
-    """Leaves out what the code of a workflow logs again when its journal is replayed."""
+class NotReplayedFilter(logging.Filter):
+    """Leaves out what the code of a workflow logs again when its journal is replayed. Add it to a handler."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a record is written."""
@@ -159,17 +170,34 @@ def _text(value: object) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def configure(settings: LogSettings, prefix: str = "") -> None:
-    """Writes the log of this process.
+def configure_logging(settings: LogSettings) -> None:
+    """Writes the log of this process as ``settings.log`` says, in place of the handlers of the root logger::
+
+        settings = aios.Settings.load()
+        aios.configure_logging(settings.log)
+
+    Lines within an agent, a step or a workflow name the run, the task and the trace, and a replay writes no
+    lines. ``python -m aios`` does this by itself.
 
     Args:
-        settings: Levels, format and output. The format ``auto`` is text.
+        settings: Levels, format, output, and the fields that are not written. The format ``auto`` is text on
+            a terminal and JSON otherwise.
+    """
+    logging.basicConfig(handlers=[], force=True)
+    configure(settings)
+
+
+def configure(settings: LogSettings, prefix: str = "") -> None:
+    """Same as :func:`configure_logging`, unless the root logger has handlers.
+
+    Args:
+        settings: See :func:`configure_logging`.
         prefix: Text between the time and the level of a line of text.
     """
     stream = sys.stdout if settings.output == "stdout" else sys.stderr
     handler = logging.StreamHandler(stream)
-    handler.addFilter(_NotReplayed())
-    is_json = settings.format == "json"
+    handler.addFilter(NotReplayedFilter())
+    is_json = settings.format == "json" or (settings.format == "auto" and not stream.isatty())
     redact = settings.redact
     handler.setFormatter(JsonFormatter(redact) if is_json else TextFormatter(redact, prefix))
     logging.basicConfig(handlers=[handler])

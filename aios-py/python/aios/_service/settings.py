@@ -35,7 +35,7 @@ class LogSettings:
     Attributes:
         level: ``"off"``, ``"error"``, ``"warn"``, ``"info"``, ``"debug"`` or ``"trace"``.
         targets: The levels of single targets.
-        format: ``"auto"``, ``"json"`` or ``"text"``.
+        format: ``"auto"``, ``"json"`` or ``"text"``. ``"auto"`` is text on a terminal and JSON otherwise.
         output: ``"stderr"`` or ``"stdout"``.
         redact: Names of fields whose values are not written.
     """
