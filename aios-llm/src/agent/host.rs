@@ -104,7 +104,7 @@ impl ModelAgent {
     ) -> Result<ModelResponse, ModelError> {
         let run_id = context.metadata().run_id.as_deref().unwrap_or_default();
         let meter = self.agent.meters.begin(run_id);
-        let responding = pin!(self.response(context, request, task, &meter));
+        let responding = pin!(self.response(context, request, task, call, &meter));
         let ended = match time_of(context, SHORT_REPORT_TIME) {
             None => responding.await,
             Some(time) => match select(responding, SystemClock.sleep(time)).await {
@@ -128,6 +128,7 @@ impl ModelAgent {
         context: &TaskContext,
         request: &ModelRequest,
         task: &ModelTask,
+        call: &gen_ai::Call<'_>,
         meter: &Meter,
     ) -> Result<ModelResponse, ModelError> {
         let model = self.agent.model(task.is_cheaper);
