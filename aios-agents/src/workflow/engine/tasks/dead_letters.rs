@@ -112,7 +112,7 @@ fn next_pause(
         }
         // The address is used for something else and has no dead letters of tasks.
         Err(error @ (BrokerError::Incompatible { .. } | BrokerError::InvalidAddress(_))) => {
-            warn!(%error, %address, "has no dead letters of tasks");
+            warn!(error = %Chain(&error), %address, "has no dead letters of tasks");
             Ok(longest)
         }
         Err(error) => Err(error),
