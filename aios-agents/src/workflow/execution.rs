@@ -450,6 +450,7 @@ impl Execution {
         self.deferred = None;
         self.wake_flag.expect_deferred(false);
         self.polls += DEFERRED_WAKE_COST;
+        self.unfed += DEFERRED_WAKE_COST / 4;
         Poll::Ready(())
     }
 
