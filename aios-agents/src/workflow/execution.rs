@@ -54,6 +54,7 @@ use super::{
     journal::{Completed, Continued, Entry, Failed, Seed},
     machine::Machine,
     polling::Polling,
+    probe::Probe,
     turn::Turn,
     wake_flag::WakeFlag,
     workflow_future::WorkflowFuture,
@@ -115,6 +116,9 @@ pub(crate) struct Execution {
     unfed: u32,
     /// Number of operations that the code had reserved at its last poll.
     reserved: u64,
+    /// The runtime in which the code is polled to find out whether it awaits something that is not
+    /// recorded.
+    probe: Option<Probe>,
     /// A violation by the code other than a journal mismatch or a panic.
     violation: Option<Failure>,
     /// Whether the code was idle after its last poll, so that only a wake can change that.
@@ -159,6 +163,7 @@ impl Execution {
             polls: 0,
             unfed: 0,
             reserved: 0,
+            probe: None,
             violation: None,
             is_idle: false,
             applied: 0,
@@ -174,6 +179,7 @@ impl Execution {
         self.shared.set_span(&info);
         let context = WorkflowContext::new(Arc::clone(&self.shared), Arc::new(info));
         let _turn = Turn::Code(self.shared.run()).begin();
+        let _runtime = self.probe.as_ref().map(Probe::enter);
         self.is_idle = false;
         self.kept = workflow.kept_wakers();
         self.code = self.shared.in_span(true, || WorkflowFuture::new(workflow, context, input));
@@ -416,6 +422,7 @@ impl Execution {
         {
             let _turn = Turn::Code(self.shared.run()).begin();
             let _poll = self.polling.begin(self.reserved);
+            let _runtime = self.probe.as_ref().map(Probe::enter);
             let code = &mut self.code;
             let waker = self.wake_flag.waker();
             let is_seen = self.applied <= self.seen;
@@ -470,6 +477,23 @@ impl Execution {
         self.is_watched && self.code.is_running()
     }
 
+    /// Whether a replay can tell what may wake the code, apart from entries. Code of other languages
+    /// keeps wakers for reasons of its own, and awaits nothing of tokio.
+    pub(crate) fn can_be_probed(&self) -> bool {
+        self.kept == 0 && self.is_watched()
+    }
+
+    /// Lets the replay that follows block the run if its code creates a timer or does I/O.
+    pub(crate) fn begin_probe(&mut self) {
+        // Without a runtime nothing is found out, as before.
+        self.probe = Probe::new().ok();
+    }
+
+    /// Ends the probe after the replay. Returns whether the code has spawned a task, which it may await.
+    pub(crate) fn end_probe(&mut self) -> bool {
+        self.probe.take().is_some_and(|probe| probe.has_tasks())
+    }
+
     /// The outcome of the code, if it has ended.
     pub(crate) fn outcome(&self) -> Option<&Result<Payload, WorkflowError>> {
         self.code.outcome()
@@ -509,8 +533,13 @@ impl Execution {
             return None;
         }
         let unfit = self.shared.block_reason();
+        // Outside of the probe the code has not panicked.
+        let panic = self.code.panic().map(|panic| match &self.probe {
+            Some(_) => foreign_await(),
+            None => panic.clone(),
+        });
         // A mismatch comes first, because it often makes the code panic.
-        unfit.or_else(|| self.code.panic().cloned()).or_else(|| self.violation.clone())
+        unfit.or(panic).or_else(|| self.violation.clone())
     }
 
     /// Whether the code was interrupted: nothing that it has requested is recorded, and the run must be

@@ -33,6 +33,7 @@ pub mod journal;
 #[doc(hidden)]
 pub mod machine;
 mod polling;
+mod probe;
 mod race;
 mod registry;
 pub(crate) mod run_id;

@@ -15,6 +15,7 @@ use aios_core::{
     store::{PageRequest, RunStatus, Shard, Unsettled},
 };
 use futures_util::future::join_all;
+use tokio::sync::oneshot;
 
 use crate::support::{
     faulty::{Fault, FaultyStore, store_refuses, store_unavailable},
@@ -75,13 +76,16 @@ async fn handles(runtime: &Runtime, runs: &[RunHandle]) -> Vec<RunHandle> {
 
 /// Waits until the waits of runs that were just started are recorded. The next owner reads the others.
 async fn rest(store: &Arc<dyn Store>) {
+    let waits_are_recorded = || async { unnoted(store).await.is_empty() };
+    eventually("their waits are recorded", waits_are_recorded).await;
+}
+
+/// The runs whose wait is not recorded.
+async fn unnoted(store: &Arc<dyn Store>) -> Vec<String> {
     let shards: Vec<_> = Shard::all().collect();
+    let waits = store.waits().unwrap();
     let page = PageRequest::default();
-    eventually("their waits are recorded", || async {
-        let waits = store.waits().unwrap();
-        waits.unsettled_runs(&shards, Unsettled::Unnoted, &page).await.unwrap().rows.is_empty()
-    })
-    .await;
+    waits.unsettled_runs(&shards, Unsettled::Unnoted, &page).await.unwrap().rows
 }
 
 /// Waits until nothing more is read.
@@ -267,4 +271,48 @@ async fn should_read_many_journals_together() {
     assert!(read >= runs.len(), "{read} journals were read");
     assert!(calls() - begun < runs.len() / 2, "{} calls", calls() - begun);
     all_take_a_signal(&handles(&after, &runs).await).await;
+}
+
+/// A deadline that no journal has. It would be lost when the run leaves memory.
+async fn impatient(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+    #[allow(clippy::disallowed_methods, reason = "what no workflow may do")]
+    let limited = tokio::time::timeout(HOUR, context.signal("go"));
+    limited.await.unwrap_or(Ok(0))
+}
+
+/// Branches that share a channel, which keeps a waker as a timer does. A replay repeats them.
+async fn linked(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+    let (sender, receiver) = oneshot::channel();
+    let sends = async {
+        sender.send(context.signal::<u32>("go").await?).expect("the other branch waits");
+        Ok::<_, WorkflowError>(())
+    };
+    let (sent, received) = aios_agents::join!(sends, receiver);
+    sent?;
+    Ok(received?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_block_a_run_that_waits_beside_a_foreign_timer_when_it_would_leave_memory() {
+    let (store, clock) = (store(), VirtualClock::new(Timestamp::now()));
+    let options = EngineOptions::new().with_lease_time(HOUR * 1000);
+    let builder = runtime(&store).workflow("impatient", impatient).workflow("linked", linked);
+    let builder = builder.engine_options(options).clock(Arc::new(clock.clone()));
+    let runtime = builder.start().await.unwrap();
+    let linked = runtime.start("linked", &()).await.unwrap();
+    let impatient = runtime.start("impatient", &()).await.unwrap();
+    eventually("the run is blocked", || async {
+        clock.advance(Duration::from_secs(1));
+        impatient.status().await.unwrap().status == RunStatus::Blocked
+    })
+    .await;
+    let error = result::<u32>(&impatient).await.unwrap_err();
+    assert_eq!(error.failure().unwrap().code, "FOREIGN_AWAIT");
+    eventually("the other run leaves memory", || async {
+        clock.advance(Duration::from_secs(1));
+        !unnoted(&store).await.contains(&linked.id().to_owned())
+    })
+    .await;
+    linked.signal("go", &7_u32).await.unwrap();
+    assert_eq!(result::<u32>(&linked).await.unwrap(), 7);
 }

@@ -130,20 +130,24 @@ async fn guarded(
 }
 
 /// Loads and drives a run. Loads it again while the store does not answer, after a lookahead that the
-/// journal refuted, and after an interruption.
+/// journal refuted, after an interruption, and to find out what its code awaits.
 ///
 /// The inbox stays open between two loads, so that the run is not activated a second time. The permit
 /// and the journal that came with the activation are good for the first load only.
 async fn run_to_exit(engine: Arc<Engine>, activation: Activation) -> Departure {
     let Activation { run_id, inbox, journal, permit } = activation;
-    let mut departure = load_and_drive(&engine, &run_id, &inbox, journal, permit, None).await;
+    let mut departure = load_and_drive(&engine, &run_id, &inbox, journal, permit, Again::No).await;
     let mut backoff = engine.options.backoff.initial_delay * 2;
     loop {
-        let mut notices = None;
+        let mut again = Again::No;
         match &departure.exit {
             Exit::Diverged => {
                 debug!(%run_id, "another process appended first; loading the run again");
-                notices = Some(departure.outgoing);
+                again = Again::Behind(departure.outgoing);
+            }
+            Exit::Suspect => {
+                debug!(%run_id, "loading a run again to find out what its code awaits");
+                again = Again::Probing(departure.outgoing);
             }
             Exit::Failed(error) if error.is_retryable() => {
                 warn!(error = %Chain(error), %run_id, "could not continue a run; trying again");
@@ -157,7 +161,7 @@ async fn run_to_exit(engine: Arc<Engine>, activation: Activation) -> Departure {
             }
             Exit::Interrupted => {
                 warn!(%run_id, "the code of a run was interrupted; loading the run again");
-                notices = Some(departure.outgoing);
+                again = Again::Behind(departure.outgoing);
                 tokio::select! {
                     biased;
                     () = engine.leave_begun() => {}
@@ -167,12 +171,21 @@ async fn run_to_exit(engine: Arc<Engine>, activation: Activation) -> Departure {
             }
             _ => return departure,
         }
-        departure = load_and_drive(&engine, &run_id, &inbox, None, None, notices).await;
+        departure = load_and_drive(&engine, &run_id, &inbox, None, None, again).await;
     }
 }
 
-/// Loads a run and drives it, once. `diverged` has the notices of a driver whose lookahead was refuted;
-/// the next driver does not look ahead.
+/// How a run is loaded once more, with the notices that its last driver has not sent.
+enum Again {
+    /// As for the first time.
+    No,
+    /// Without a lookahead, because the last one was refuted.
+    Behind(Outgoing),
+    /// In order to find out whether its code awaits something that would be lost.
+    Probing(Outgoing),
+}
+
+/// Loads a run and drives it, once.
 ///
 /// A run that can't proceed may have got a message since its journal was read, such as a request to
 /// cancel. It is loaded again until there was none.
@@ -182,21 +195,23 @@ async fn load_and_drive(
     inbox: &Inbox,
     journal: Option<Vec<RecordedEvent>>,
     permit: Option<OwnedSemaphorePermit>,
-    diverged: Option<Outgoing>,
+    again: Again,
 ) -> Departure {
-    let mut loaded = load(engine, run_id, journal, permit).await;
+    let probes = matches!(again, Again::Probing(_));
+    let mut loaded = load(engine, run_id, journal, permit, probes).await;
     while let Err(departure) = &loaded
         && is_dormant(&departure.exit)
         && drain_inbox(engine, &departure.exit, inbox).await
     {
         // The message may be a cancellation that came after the journal was read.
-        loaded = load(engine, run_id, None, None).await;
+        loaded = load(engine, run_id, None, None, probes).await;
     }
     match loaded {
         Ok(mut driver) => {
-            if let Some(mut notices) = diverged {
-                notices.keep_notices();
-                driver.never_look_ahead(notices);
+            match again {
+                Again::No => {}
+                Again::Behind(notices) => driver.never_look_ahead(notices),
+                Again::Probing(notices) => driver.take_notices(notices),
             }
             let exit = driver.drive(inbox).await;
             drop_driver(engine, run_id, driver, exit).await
@@ -205,17 +220,22 @@ async fn load_and_drive(
     }
 }
 
-/// Loads a run. One that can't be driven departs at once.
+/// Loads a run, and finds out what its code awaits if it `probes`. One that can't be driven departs at
+/// once.
 async fn load(
     engine: &Arc<Engine>,
     run_id: &Arc<str>,
     journal: Option<Vec<RecordedEvent>>,
     permit: Option<OwnedSemaphorePermit>,
+    probes: bool,
 ) -> Result<Box<Driver>, Departure> {
     let (mut driver, replay) = match Driver::read(engine, run_id, journal, permit).await {
         Ok(read) => read,
         Err(exit) => return Err(block_faulty(engine, run_id, exit).await.into()),
     };
+    if probes {
+        driver.probe();
+    }
     match driver.replay(replay).await {
         Ok(()) => Ok(driver),
         Err(exit) => Err(drop_driver(engine, run_id, driver, exit).await),
@@ -267,7 +287,8 @@ async fn drop_driver(
             | Exit::NotDue(_)
             | Exit::Failed(_)
             | Exit::Diverged
-            | Exit::Interrupted),
+            | Exit::Interrupted
+            | Exit::Suspect),
             Err(failure),
         ) => {
             debug!(?exit, %run_id, "a destructor panicked");
@@ -328,7 +349,11 @@ async fn finish(
         }
         // The error was reported where it happened. The run resumes after the next start, with the
         // answers.
-        Exit::Unreadable(_) | Exit::Failed(_) | Exit::Diverged | Exit::Interrupted => {
+        Exit::Unreadable(_)
+        | Exit::Failed(_)
+        | Exit::Diverged
+        | Exit::Interrupted
+        | Exit::Suspect => {
             keep_answers(engine, unprocessed);
         }
     }

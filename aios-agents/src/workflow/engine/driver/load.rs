@@ -27,6 +27,7 @@ use aios_core::{
     store::{RecordedEvent, RunStatus, StreamId},
 };
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::warn;
 
 use super::{
     Driver, Exit, Tasks,
@@ -190,6 +191,7 @@ impl Driver {
             leave_timer: None,
             turns: 0,
             watched_until: None,
+            is_probed: false,
             permit: None,
         }))
     }
@@ -254,6 +256,13 @@ impl Driver {
             if !entries.as_slice().is_empty() {
                 aios_core::yield_now().await;
             }
+        }
+        if self.execution.end_probe() {
+            warn!(
+                run = %self.run_id, workflow = %self.origin.workflow,
+                "the workflow may await a task that it has spawned: such a wait is lost when the run leaves \
+                 memory"
+            );
         }
         // Code that requests less than the journal has is noticed only here.
         if let Err(failure) = self.execution.go_live() {

@@ -40,6 +40,12 @@ impl Driver {
     /// the notices that were not sent then.
     pub(super) fn never_look_ahead(&mut self, notices: Outgoing) {
         self.looks_ahead = false;
+        self.take_notices(notices);
+    }
+
+    /// Takes over the notices that the last driver of the run has not sent.
+    pub(super) fn take_notices(&mut self, mut notices: Outgoing) {
+        notices.keep_notices();
         self.tasks.outgoing = notices;
     }
 

@@ -122,6 +122,7 @@ const WATCH: Duration = Duration::from_secs(10);
 /// | `NotOwner` | by another engine |
 /// | `Diverged`, `Failed` (retryable) | by the same task (`lifecycle`), after a pause if the store failed, while this engine owns it |
 /// | `Interrupted` | by the same task, after a pause; usually the process ends before that |
+/// | `Suspect` | by the same task |
 /// | `Unreadable`, `Failed` | not here: it is blocked |
 #[derive(Debug)]
 enum Exit {
@@ -144,6 +145,9 @@ enum Exit {
     Diverged,
     /// Its code was interrupted.
     Interrupted,
+    /// It could leave memory, but its code may await something that would be lost: the next load finds
+    /// out.
+    Suspect,
 }
 
 /// A run in memory.
@@ -199,6 +203,8 @@ struct Driver {
     turns: u32,
     /// How long the run stays in memory although it is idle.
     watched_until: Option<Timestamp>,
+    /// Whether the replay has shown that the code awaits nothing which would be lost.
+    is_probed: bool,
     /// Held while the run is loaded and busy for the first time; limits how many are.
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -273,7 +279,10 @@ impl Driver {
                 return Exit::NotOwner;
             }
             if !self.is_leaving && self.is_idle() && inbox.is_empty() {
-                return Exit::Waiting(self.parked());
+                return match self.is_suspect() {
+                    true => Exit::Suspect,
+                    false => Exit::Waiting(self.parked()),
+                };
             }
             // A run whose store answers at once would never let others run.
             if self.turns >= TURNS {
@@ -285,6 +294,7 @@ impl Driver {
             let exit = match event {
                 DriverEvent::AppendFinished(result) => {
                     self.watched_until = None;
+                    self.is_probed = false;
                     let exit = self.appended(result).await;
                     if exit.is_none() {
                         self.reconsider().await;
@@ -438,7 +448,7 @@ impl Driver {
     /// Whether the run stays in memory because something outside the engine may wake its code. Such
     /// a wake-up would be lost together with the code.
     fn is_watched(&mut self) -> bool {
-        if !self.execution.is_watched() {
+        if self.is_probed || !self.execution.is_watched() {
             return false;
         }
         let now = self.engine.clock.now();
@@ -448,6 +458,18 @@ impl Driver {
             until
         });
         now < until
+    }
+
+    /// Whether it is unknown what may wake the code of an idle run from outside. A pause leaves the
+    /// question open.
+    fn is_suspect(&self) -> bool {
+        !self.is_probed && !self.is_paused() && self.execution.can_be_probed()
+    }
+
+    /// Lets the replay find out whether the code awaits something that would be lost.
+    fn probe(&mut self) {
+        self.is_probed = true;
+        self.execution.begin_probe();
     }
 
     /// Records that a blocked run has resumed, unless it is paused.
