@@ -13,12 +13,13 @@ use std::{
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
     BoxFuture,
+    agent::TaskCompleted,
     broker::{
         Acknowledger, Address, Broker, BrokerError, DeadLetters, Deliveries, Delivery, Health,
         HealthWatch, Publish, Settlement, Subscription,
     },
     clock::Clock,
-    event::EventId,
+    event::{Event, EventId, Payload},
 };
 use async_trait::async_trait;
 use futures_util::{FutureExt, Stream, StreamExt, stream};
@@ -33,6 +34,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a lost connection stays lost.
 const RECONNECT: Duration = Duration::from_millis(500);
+/// The delay of a planted second assignment.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// A node's connection to the broker, which is re-established when it is lost.
 #[derive(Clone)]
@@ -125,6 +128,20 @@ impl Inner {
         true
     }
 
+    /// Publishes a task again when it has probably ended: a planted fault.
+    fn gives_again(&self, publish: &Publish) {
+        if !self.world.plants(Plant::GivenAgain) {
+            return;
+        }
+        let (world, node, clock) = (Arc::clone(&self.world), self.node, Arc::clone(&self.clock));
+        let (connection, publish) = (self.connection(), publish.clone());
+        self.world.executor.spawn(node, async move {
+            clock.sleep(AGAIN).await;
+            world.gives(node, &publish.event);
+            connection.publish(vec![publish]).await;
+        });
+    }
+
     /// The events of a batch that are actually published.
     fn plan(&self, batch: &[Publish]) -> Vec<Publish> {
         let mut planned = Vec::with_capacity(batch.len());
@@ -145,7 +162,14 @@ impl Inner {
             if !action.starts_with("task_") && self.publishes_later(publish) {
                 continue;
             }
-            planned.push(publish.clone());
+            let event = match self.world.plants(Plant::ChangedAnswer) {
+                true => changed(publish.event.clone()),
+                false => publish.event.clone(),
+            };
+            planned.push(Publish { event, ..publish.clone() });
+            if is_task {
+                self.gives_again(publish);
+            }
             if is_task && self.world.plants(Plant::DuplicateDispatch) {
                 let event = publish.event.clone().with_id(EventId::generate());
                 planned.push(Publish { event, ..publish.clone() });
@@ -156,6 +180,18 @@ impl Inner {
         }
         planned
     }
+}
+
+/// An answer with another result: a planted fault.
+fn changed(mut event: Event) -> Event {
+    if let Ok(answer) = event.data::<TaskCompleted>()
+        && let Ok(value) = answer.output.decode::<i64>()
+        && let Ok(output) = Payload::encode(&(value + 1))
+        && let Ok(payload) = Payload::encode(&TaskCompleted::new(answer.task_id, output))
+    {
+        event.payload = payload;
+    }
+    event
 }
 
 impl std::fmt::Debug for NodeBroker {

@@ -39,11 +39,17 @@ pub enum Plant {
     DispatchedAgain,
     /// A run continues although its lookahead was refuted.
     RefutedLookahead,
+    /// An engine assigns a task again long after its first assignment.
+    GivenAgain,
+    /// A result is recorded twice.
+    ResultRecordedTwice,
+    /// An answer changes on its way.
+    ChangedAnswer,
 }
 
 impl Plant {
     /// All planted faults, with the invariant that finds each.
-    pub const ALL: [(Self, Invariant); 17] = [
+    pub const ALL: [(Self, Invariant); 20] = [
         (Self::NoFenceCheck, Invariant::OneWriter),
         (Self::FenceOutsideTransaction, Invariant::OneWriter),
         (Self::RenewedAfterExpiry, Invariant::OneOwner),
@@ -61,6 +67,9 @@ impl Plant {
         (Self::BegunUnasked, Invariant::EndedAttemptsStayEnded),
         (Self::DispatchedAgain, Invariant::MovesRepeatNoTask),
         (Self::RefutedLookahead, Invariant::JournalsReplay),
+        (Self::GivenAgain, Invariant::RecordedTasksGivenOnce),
+        (Self::ResultRecordedTwice, Invariant::ResultsRecordedOnce),
+        (Self::ChangedAnswer, Invariant::ResultAsExpected),
     ];
 
     /// The scenario of a seed in which it can be found.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use aios_agents::workflow::journal::RetryScheduled;
 use aios_core::{
     clock::Clock,
-    event::{Pattern, Timestamp},
+    event::{Event, EventId, Pattern, Timestamp},
     store::{
         AgentFilter, AgentRecord, Append, Appended, Checkpoint, Checkpoints, DueRun, EventStore,
         Expected, Fence, Lease, Leases, OwnerId, Page, PageRequest, ReadModels, RecordedEvent,
@@ -94,6 +94,9 @@ impl NodeStore {
         if self.world.plants(Plant::LostRetryCounter) {
             append.events.iter_mut().for_each(forget_attempt);
         }
+        if self.world.plants(Plant::ResultRecordedTwice) {
+            repeat_results(&mut append);
+        }
         let seen = Append { events: append.events.clone(), ..claimed };
         let appended = self.world.store.append(vec![append]).await.pop();
         let appended = appended.unwrap_or(Err(StoreError::Closed))?;
@@ -153,8 +156,16 @@ impl NodeStore {
     }
 }
 
+/// Appends results of tasks a second time, under other ids.
+fn repeat_results(append: &mut Append) {
+    let results = append.events.iter().filter(|it| it.event_type.action() == "task_completed");
+    let again: Vec<Event> =
+        results.map(|event| event.clone().with_id(EventId::generate())).collect();
+    append.events.extend(again);
+}
+
 /// Records every attempt as the first.
-fn forget_attempt(event: &mut aios_core::event::Event) {
+fn forget_attempt(event: &mut Event) {
     if event.event_type.action() != "retry_scheduled" {
         return;
     }
