@@ -8,7 +8,7 @@ use aios_core::{
     event::{Payload, Timestamp},
     store::RunStatus,
 };
-use aios_service::config::HumanDuration;
+use aios_service::config::{HumanDuration, Protocol};
 use clap::Args;
 
 use super::Listed;
@@ -141,10 +141,20 @@ pub(crate) struct Journal {
 pub(crate) struct Trace {
     /// Id of the run.
     pub(crate) run: String,
-    /// Send the trace by OTLP over HTTP, for example to http://localhost:4318. Sending it again produces
-    /// the same span ids.
+    /// Send the trace by OTLP, for example to http://localhost:4318. Sending it again produces the same
+    /// span ids. Headers of the settings are sent only to the server of telemetry.traces.endpoint.
     #[arg(long, value_name = "URL")]
     pub(crate) export: Option<String>,
+    /// Protocol of the collector, http/protobuf or grpc. The default is telemetry.traces.protocol at the
+    /// server of telemetry.traces.endpoint, and http/protobuf elsewhere.
+    #[arg(long, requires = "export", value_parser = protocol)]
+    pub(crate) protocol: Option<Protocol>,
+}
+
+/// Reads a protocol as the settings have it.
+fn protocol(text: &str) -> Result<Protocol, String> {
+    serde_json::from_value(text.into())
+        .map_err(|_| format!("{text:?} is neither http/protobuf nor grpc"))
 }
 
 /// Reads an argument that is JSON, `@FILE`, or `-` for the standard input.

@@ -7,12 +7,13 @@ use aios_agents::trace::SpanId;
 use aios_core::store::RecordedEvent;
 use aios_service::{
     client::{Client, ClientError},
-    config::Settings,
+    config::{Protocol, TelemetrySettings, TracesSettings},
     telemetry::{
         otlp::Collector,
         traces::{AttributeValue, Span, SpanStatus, spans_of},
     },
 };
+use axum::http::Uri;
 use serde_json::json;
 
 use super::runs::Pages;
@@ -59,7 +60,9 @@ pub(super) async fn show(
 ) -> Result<(), CliError> {
     let spans = spans_of_runs(client, &arguments.run, output).await?;
     if let Some(url) = &arguments.export {
-        return export(&settings::load(connection)?, url, spans, output).await;
+        let settings = settings::load(connection)?;
+        let collector = collector(settings.telemetry(), url, arguments.protocol)?;
+        return export(&collector, spans, output).await;
     }
     if output.is_json() {
         return Ok(spans.iter().try_for_each(|span| output.json(span))?);
@@ -140,17 +143,40 @@ async fn journal(client: &Client, run_id: &str) -> Result<Vec<RecordedEvent>, Cl
     Ok(events)
 }
 
+/// The collector at a URL. The protocol and the headers of the settings, which may have secrets, are
+/// those of the collector of the settings, and not of another one.
+fn collector(
+    settings: &TelemetrySettings,
+    url: &str,
+    protocol: Option<Protocol>,
+) -> Result<Collector, CliError> {
+    let TracesSettings { endpoint, headers, protocol: own, .. } = &settings.traces;
+    let is_own = endpoint.as_ref().is_some_and(|own| is_same_server(own.expose(), url));
+    let (protocol, headers) = match is_own {
+        true => (protocol.unwrap_or(*own), headers),
+        false => (protocol.unwrap_or_default(), &BTreeMap::new()),
+    };
+    let collector = Collector::new(url, &settings.service_name)?;
+    Ok(collector.try_with_protocol(protocol)?.try_with_secret_headers(headers)?)
+}
+
+/// Whether two URLs have the same scheme, host and port.
+fn is_same_server(one: &str, other: &str) -> bool {
+    let server = |url: &str| {
+        let uri: Uri = url.trim().parse().ok()?;
+        let scheme = uri.scheme_str()?.to_ascii_lowercase();
+        let port = uri.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
+        Some((scheme, uri.host()?.to_ascii_lowercase(), port))
+    };
+    server(one).is_some_and(|one| server(other) == Some(one))
+}
+
 /// Sends the spans that have ended. They have the same ids each time.
 async fn export(
-    settings: &Settings,
-    url: &str,
+    collector: &Collector,
     mut spans: Vec<Span>,
     output: &mut Output,
 ) -> Result<(), CliError> {
-    let telemetry = settings.telemetry();
-    let collector = Collector::new(url, &telemetry.service_name)?
-        .try_with_protocol(telemetry.traces.protocol)?
-        .try_with_secret_headers(&telemetry.traces.headers)?;
     spans.retain(|span| span.end.is_some());
     let mut rejected = 0;
     for batch in spans.chunks(BATCH) {
