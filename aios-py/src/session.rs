@@ -48,6 +48,7 @@ use tokio::sync::{Mutex, RwLock};
 use crate::service::MetricsExport;
 use crate::{
     calls::Calls,
+    client::measured,
     convert::{CollectorsArg, errors::ErrorInfo},
     llm::PreparedAgent,
     python::LoopPulse,
@@ -327,7 +328,7 @@ fn add(
     let opened = store.map(AnyStore::store);
     let built = prepared.open(opened.as_ref()).build(&name)?;
     let agents = if is_workflow_only { Vec::new() } else { built.agents() };
-    let builder = agents.into_iter().fold(builder, |builder, definition| {
+    let builder = agents.into_iter().map(measured).fold(builder, |builder, definition| {
         builder.agents(match &pulse {
             Some(pulse) => definition.with_pulse(Arc::<LoopPulse>::clone(pulse)),
             None => definition,

@@ -297,3 +297,16 @@ def test_should_refuse_what_has_no_store() -> None:
         aios.asgi(aios.Client(None))
     with pytest.raises(aios.ConfigurationError, match=r"aios\.Runtime"):
         aios.asgi("runtime")  # type: ignore[arg-type]
+
+
+async def test_should_answer_metrics_beside_the_api() -> None:
+    async with mounted(metrics=True) as client:
+        started = await start(client, "welcome", "r1", "Ada")
+        assert started.status_code == 202, started.text
+        await client.get("/runs/r1/result?wait=20s")
+        metrics = await client.get("/metrics")
+        assert metrics.status_code == 200
+        labels = 'agent_type="greeter",outcome="completed"'
+        assert f"\naios_agent_tasks_total{{{labels}}} " in metrics.text
+    async with mounted() as client:
+        assert (await client.get("/metrics")).status_code == 404

@@ -14,6 +14,7 @@ from typing import Any
 
 import aios
 import pytest
+from conftest import finish
 
 PROGRAM = """
 import asyncio
@@ -158,6 +159,46 @@ def test_should_serve_health_alone_without_an_api(start: Any, roles: str, store:
     for probe in ("live", "ready", "startup"):
         assert get(f"{url}/health/{probe}")[0] == 200
     assert get(f"{url}/api/v1/runs")[0] == 404
+
+
+async def test_should_measure_the_tasks_of_agents(start: Any) -> None:
+    url = start("serve", "app:app", AIOS_DATABASE_URL="memory:").url()
+    async with aios.RemoteClient(f"{url}/api/v1") as client:
+        assert await (await client.start("asks")).result() == "answered"
+        assert await (await client.start("assistant", "go")).result() == "hello"
+    _, text = get(f"{url}/metrics")
+    for agent_type in ("quick", "assistant_model"):
+        labels = f'agent_type="{agent_type}",outcome="completed"'
+        assert f"aios_agent_tasks_total{{{labels}}} 1" in text, text
+        assert f"aios_agent_task_seconds_count{{{labels}}} 1" in text, text
+        assert f'aios_agent_tasks_running{{agent_type="{agent_type}"}} 0' in text, text
+
+
+OWN_PROGRAM = """
+import logging
+import sys
+
+import aios
+
+logging.basicConfig(level=logging.INFO)
+store = sys.argv[1] or None
+aios.serve(aios.Runtime(store), listen="127.0.0.1:0", metrics=True)
+"""
+
+
+@pytest.mark.parametrize("store", ["memory:", ""])
+def test_should_answer_metrics_of_a_program_of_its_own(script: Any, store: str) -> None:
+    process = script(OWN_PROGRAM, store)
+    lines = iter(process.stderr.readline, "")
+    found = next(filter(None, (re.search(r"listening on (http://[^/\s]+)", it) for it in lines)))
+    assert "\naios_runtime_running 1" in get(f"{found[1]}/metrics")[1]
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 0
+
+
+def test_should_refuse_metrics_without_an_address() -> None:
+    with pytest.raises(aios.ConfigurationError, match="pass `listen=`"):
+        aios.serve(aios.Runtime(), metrics=True)
 
 
 @pytest.mark.parametrize("roles", ["engine, api, agents", "engine"])

@@ -38,6 +38,7 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 use tokio::runtime::Handle;
 
+pub(crate) use self::open::measured;
 use self::{
     open::RuntimeParts,
     start::{StartRequest, TaskCall, TaskRun},

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use aios_agents::{
-    Runtime, RuntimeBuilder, agent::HostOptions, middleware::Timeout, runtime::EngineOptions,
+    Runtime, RuntimeBuilder,
+    agent::{AgentDefinition, HostOptions},
+    middleware::{Metrics, Timeout},
+    runtime::EngineOptions,
 };
 use aios_core::clock::SystemClock;
 use pyo3::prelude::*;
@@ -50,7 +53,7 @@ impl RuntimeParts {
             .engine_options(engine_options)
             .host_options(HostOptions::new().with_blocked_after(self.blocked_after));
         for agent in self.agents {
-            let definition = agent.into_definition(&calls.executors, pulse, source)?;
+            let definition = measured(agent.into_definition(&calls.executors, pulse, source)?);
             builder = builder.agents(match self.agent_timeout {
                 Some(timeout) => {
                     definition.with_layer(Timeout::new(Arc::new(SystemClock), timeout))
@@ -67,6 +70,11 @@ impl RuntimeParts {
         }
         Ok(if self.has_engine { builder } else { builder.client_only() })
     }
+}
+
+/// Measures the tasks of agents, as a `Service` does. Layers within are measured too.
+pub(crate) fn measured(definition: AgentDefinition) -> AgentDefinition {
+    definition.with_layer(Metrics::new(Arc::new(SystemClock)))
 }
 
 /// Prepares agents over language models, which share what they have in common.

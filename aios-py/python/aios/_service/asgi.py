@@ -118,10 +118,13 @@ class _Options(NamedTuple):
 class Asgi:
     """An ASGI application that serves the HTTP API of a runtime; see :func:`asgi`."""
 
-    def __init__(self, runtime: Client, options: _Options, prefix: str, health: bool) -> None:
+    def __init__(
+        self, runtime: Client, options: _Options, prefix: str, *, health: bool, metrics: bool
+    ) -> None:
         self._runtime = runtime
         self._options = options
-        self._native = self._api(prefix, health=health)
+        self._metrics = metrics
+        self._native = self._api(prefix, health=health, metrics=metrics)
         self._servers: list[NativeApi] = []
 
     def _api(self, prefix: str, *, health: bool, metrics: bool = False) -> NativeApi:
@@ -131,7 +134,8 @@ class Asgi:
         self, address: str, *, prefix: str = "/api/v1", accept_delay: float = 0.0
     ) -> str:
         """Serves the API on a socket too, from native threads, until the runtime is closed. Its health
-        is at ``/health/live``, ``/health/ready`` and ``/health/startup``.
+        is at ``/health/live``, ``/health/ready`` and ``/health/startup``, and its metrics are at
+        ``/metrics`` if the application has them.
 
         Args:
             address: ``host:port``; a port of 0 stands for a free one.
@@ -147,12 +151,12 @@ class Asgi:
             ConfigurationError: Nothing can listen there, or the prefix is invalid.
             RuntimeClosedError: The runtime is not open.
         """
-        return await self._listen(address, prefix, accept_delay, metrics=False)
+        return await self._listen(address, prefix, accept_delay, metrics=self._metrics)
 
     async def _listen(
         self, address: str, prefix: str, accept_delay: float, *, metrics: bool
     ) -> str:
-        """Same as :meth:`listen`, with ``/metrics`` if wanted."""
+        """Same as :meth:`listen`, with ``/metrics`` if wanted, also if the application has none."""
         api = self._api(prefix, health=True, metrics=metrics)
         bound = await api.listen(self._runtime._opened(), address, accept_delay)
         self._servers.append(api)
@@ -340,6 +344,7 @@ def asgi(
     *,
     prefix: str = "",
     health: bool = False,
+    metrics: bool = False,
     api_keys: Iterable[ApiKey] = (),
     token_issuers: Iterable[TokenIssuer] = (),
     allow_loopback: bool | None = None,
@@ -363,6 +368,9 @@ def asgi(
         prefix: Path before all paths of the API, such as ``/api/v1``; none by default.
         health: Whether to serve ``/health/live``, ``/health/ready`` and ``/health/startup`` too, before
             the prefix and without credentials.
+        metrics: Whether to serve ``/metrics`` too, as OpenMetrics text, before the prefix and without
+            credentials. The metrics of the whole process are recorded from this call on, so call it before
+            the runtime is opened.
         api_keys: Keys of callers.
         token_issuers: Issuers of tokens of callers.
         allow_loopback: Whether callers on the same machine need no credentials and may do everything.
@@ -400,7 +408,9 @@ def asgi(
         as_texts(cors_origins, "cors_origins"),
     )
     check_text("prefix", prefix)
-    return Asgi(runtime, options, prefix, health)
+    if metrics:
+        record_metrics()
+    return Asgi(runtime, options, prefix, health=health, metrics=metrics)
 
 
 def _key(key: Any) -> _Key:

@@ -59,7 +59,13 @@ class Server(NamedTuple):
             _log.info("listening on %s; this process does not serve the API", url)
 
 
-def serve(runtime: Runtime | Asgi, *, listen: str | None = None, prefix: str = API_PREFIX) -> None:
+def serve(
+    runtime: Runtime | Asgi,
+    *,
+    listen: str | None = None,
+    prefix: str = API_PREFIX,
+    metrics: bool = False,
+) -> None:
     """Opens a runtime, runs it until the process receives SIGTERM or SIGINT, and closes it.
 
     With ``listen``, it also serves the HTTP API, from native threads, with the options of
@@ -80,10 +86,12 @@ def serve(runtime: Runtime | Asgi, *, listen: str | None = None, prefix: str = A
         listen: Where to serve the HTTP API, such as ``127.0.0.1:8080``; it is not served by default.
             A port of 0 stands for a free one, which the log names.
         prefix: Path of the API. Its health is at ``/health``, without the prefix.
+        metrics: Whether to serve ``/metrics`` too, as OpenMetrics text, without the prefix and without
+            credentials.
 
     Raises:
-        ConfigurationError: This is not the main thread, the runtime is already open, or nothing can
-            listen there.
+        ConfigurationError: This is not the main thread, the runtime is already open, nothing can
+            listen there, or ``metrics`` is set without ``listen``.
         ShutdownTimeoutError: Tasks were still running after ``shutdown_timeout``.
     """
     from . import asgi as _asgi
@@ -94,7 +102,10 @@ def serve(runtime: Runtime | Asgi, *, listen: str | None = None, prefix: str = A
         api = runtime if isinstance(runtime, _asgi.Asgi) else None
         if api is None and opened._store is not None:
             api = _asgi.asgi(opened)
-        server = Server(listen, api, prefix)
+        has_metrics = metrics or (api is not None and api._metrics)
+        server = Server(listen, api, prefix, metrics=has_metrics)
+    elif metrics:
+        raise ConfigurationError("`metrics` are served at an address; pass `listen=` to aios.serve")
     run(opened, server)
 
 
