@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from pathlib import Path
 
 import aios
@@ -86,13 +88,25 @@ async def test_should_refuse_a_second_runtime_that_sends_the_metrics() -> None:
 
 
 @pytest.mark.parametrize("signal", ["TRACES", "METRICS"])
-def test_should_not_ignore_a_protocol_that_this_package_lacks(tmp_path: Path, signal: str) -> None:
-    environment = {
-        "AIOS_DATABASE_URL": "memory://",
-        f"AIOS_TELEMETRY_{signal}__ENDPOINT": "http://127.0.0.1:4317",
-        f"AIOS_TELEMETRY_{signal}__PROTOCOL": "grpc",
-    }
-    settings = aios.Settings.load(folder=tmp_path, environment=environment)
-    with pytest.raises(aios.ConfigurationError, match="sends by http/protobuf") as caught:
-        settings.runtime_options()
-    assert caught.value.code == "INVALID_SETTINGS"
+async def test_should_speak_the_protocol_of_the_settings(tmp_path: Path, signal: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        environment = {
+            "AIOS_DATABASE_URL": "memory://",
+            f"AIOS_TELEMETRY_{signal}__ENDPOINT": f"http://127.0.0.1:{listener.getsockname()[1]}",
+            f"AIOS_TELEMETRY_{signal}__PROTOCOL": "grpc",
+        }
+        settings = aios.Settings.load(folder=tmp_path, environment=environment)
+        async with aios.Runtime(**settings.runtime_options(), workflows=[counted]) as runtime:
+            await (await runtime.start(counted, 1)).result()
+            connection, _ = await asyncio.to_thread(listener.accept)
+            with connection:
+                begun = await asyncio.to_thread(connection.recv, 14)
+                assert begun == b"PRI * HTTP/2.0"
+
+
+async def test_should_refuse_a_protocol_that_is_none() -> None:
+    traces = aios.TraceCollector("http://127.0.0.1:1", protocol="udp")
+    with pytest.raises(
+        aios.ConfigurationError, match="traces: the protocol is http/protobuf or grpc"
+    ):
+        await aios.Runtime(workflows=[counted], traces=traces).open()

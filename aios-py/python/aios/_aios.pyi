@@ -693,8 +693,8 @@ class NativeClient:
         blocked_after: float | None,
         agent_timeout: float | None,
         collectors: tuple[
-            tuple[str, str, list[tuple[str, str]]] | None,
-            tuple[str, str, list[tuple[str, str]], float] | None,
+            tuple[str, str, list[tuple[str, str]], str] | None,
+            tuple[tuple[str, str, list[tuple[str, str]], str], float] | None,
         ],
     ) -> asyncio.Future[None]: ...
     def shutdown(self, deadline: float) -> asyncio.Future[None]: ...

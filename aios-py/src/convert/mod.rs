@@ -47,9 +47,9 @@ pub(crate) fn fence_pair(fence: Fence) -> (u16, u64) {
     (fence.shard.number(), fence.epoch.0)
 }
 
-/// A collector of traces: its URL, the name of the service, and the headers of requests.
-pub(crate) type CollectorArg = (String, String, Vec<(String, String)>);
-/// A collector of metrics: the same, and the interval in seconds.
-pub(crate) type MetricsCollectorArg = (String, String, Vec<(String, String)>, f64);
+/// A collector: its URL, the name of the service, the headers of requests, and the protocol.
+pub(crate) type CollectorArg = (String, String, Vec<(String, String)>, String);
+/// A collector of metrics, and the interval in seconds.
+pub(crate) type MetricsCollectorArg = (CollectorArg, f64);
 /// The collectors of a runtime: of traces, and of metrics.
 pub(crate) type CollectorsArg = (Option<CollectorArg>, Option<MetricsCollectorArg>);

@@ -19,7 +19,6 @@ use aios_service::telemetry::{Metrics, MetricsExporter, otlp::Collector};
 use pyo3::prelude::*;
 use tracing::warn;
 
-use super::traces::collector;
 use crate::convert::{MetricsCollectorArg, errors::ErrorInfo};
 
 /// The recorder, of which a process has one.
@@ -68,8 +67,8 @@ impl Drop for Only {
 impl MetricsExport {
     /// Checks a collector, and begins to record.
     pub(crate) fn of(argument: MetricsCollectorArg) -> Result<Self, ErrorInfo> {
-        let (endpoint, service_name, headers, interval) = argument;
-        let collector = collector((endpoint, service_name, headers), "metrics")?;
+        let (collector, interval) = argument;
+        let collector = super::traces::collector(collector, "metrics")?;
         let interval = Duration::try_from_secs_f64(interval).map_err(|_| {
             let message = format!(
                 "the interval of a collector of metrics must be from 1 s to a day, not {interval} s"

@@ -53,12 +53,18 @@ pub(crate) async fn end_traces(traces: Option<Traces>, deadline: Duration) -> Du
 
 /// Checks a collector of traces or metrics.
 pub(crate) fn collector(argument: CollectorArg, of: &str) -> Result<Collector, ErrorInfo> {
-    let (endpoint, service_name, headers) = argument;
+    let (endpoint, service_name, headers, protocol) = argument;
     let invalid = |error: CollectorError| {
         let message = format!("{of}: {error}");
         ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message)
     };
-    let mut collector = Collector::new(&endpoint, &service_name).map_err(invalid)?;
+    let protocol = serde_json::from_value(protocol.as_str().into()).map_err(|_| {
+        let message = format!("{of}: the protocol is http/protobuf or grpc, not {protocol:?}");
+        ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message)
+    })?;
+    let mut collector = Collector::new(&endpoint, &service_name)
+        .and_then(|collector| collector.try_with_protocol(protocol))
+        .map_err(invalid)?;
     for (name, value) in headers {
         collector = collector.try_with_header(&name, &value).map_err(invalid)?;
     }

@@ -120,8 +120,7 @@ class TracesSettings:
     Attributes:
         endpoint: URL of the collector; ``None`` if no traces are sent.
         headers: Headers of the requests to the collector.
-        protocol: Protocol of the collector: ``"http/protobuf"``, or ``"grpc"``, which services in Rust
-            can speak.
+        protocol: Protocol of the collector: ``"http/protobuf"`` or ``"grpc"``.
     """
 
     endpoint: Secret | None
@@ -378,8 +377,7 @@ class Settings:
         name, traces = self.telemetry.service_name, self.telemetry.traces
         if traces.endpoint is None:
             return None
-        self._check_protocol("telemetry.traces.protocol", traces.protocol)
-        return TraceCollector(traces.endpoint, name, traces.headers)
+        return TraceCollector(traces.endpoint, name, traces.headers, traces.protocol)
 
     def _metrics(self) -> MetricsCollector | None:
         name, metrics = self.telemetry.service_name, self.telemetry.metrics
@@ -389,13 +387,9 @@ class Settings:
             key = "telemetry.metrics.endpoint"
             fault = "set, and metrics.enabled is false"
             raise _refused(key, self.origin(key) or "default", fault)
-        self._check_protocol("telemetry.metrics.protocol", metrics.protocol)
-        return MetricsCollector(metrics.endpoint, name, metrics.headers, metrics.interval)
-
-    def _check_protocol(self, key: str, protocol: str) -> None:
-        if protocol != "http/protobuf":
-            fault = f"{protocol} is for services in Rust; this package sends by http/protobuf"
-            raise _refused(key, self.origin(key) or "default", fault)
+        return MetricsCollector(
+            metrics.endpoint, name, metrics.headers, metrics.interval, metrics.protocol
+        )
 
     def origin(self, key: str) -> str | None:
         """Where the value of a key comes from; ``None`` if it has no value."""
