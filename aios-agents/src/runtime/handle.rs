@@ -16,7 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Client, RunError, RunEvents, RuntimeError,
-    send::{Command, check_metadata, request_id, send},
+    send::{Command, Earlier, check_metadata, request_id, send},
 };
 use crate::{
     output::RunStream,
@@ -248,7 +248,7 @@ impl RunHandle {
         name: &str,
         payload: &T,
     ) -> Result<(), RuntimeError> {
-        self.append(signaled(name, payload)?, self.command_event(), None).await
+        self.append(signaled(name, payload)?, self.request_event("command"), None).await
     }
 
     /// Sends a signal with an id. A signal with the same id is sent to the run only once, no matter
@@ -268,7 +268,8 @@ impl RunHandle {
         name: &str,
         payload: &T,
     ) -> Result<(), RuntimeError> {
-        self.append(signaled(name, payload)?, request_id(&self.run_id, "signal", id), None).await
+        self.append(signaled(name, payload)?, Some(request_id(&self.run_id, "signal", id)), None)
+            .await
     }
 
     /// Requests cancellation of the run: its future is dropped at its current await point, and its
@@ -407,12 +408,7 @@ impl RunHandle {
                 false => Err(RuntimeError::RunCancelling { run_id: row.id }),
             };
         }
-        self.append(entry, self.command_event(), Some(row)).await
-    }
-
-    /// The id of the event of a command: that of the request, or a new one.
-    fn command_event(&self) -> EventId {
-        self.request_event("command").unwrap_or_else(EventId::generate)
+        self.append(entry, self.request_event("command"), Some(row)).await
     }
 
     /// The id of an event that is recorded on behalf of the request, if it has an id.
@@ -425,13 +421,21 @@ impl RunHandle {
     async fn append(
         &self,
         entry: Entry,
-        id: EventId,
+        id: Option<EventId>,
         mut row: Option<RunRecord>,
     ) -> Result<(), RuntimeError> {
         check_metadata(&self.metadata)?;
-        let command = Command { entry: &entry, id: &id, metadata: &self.metadata };
+        let mut earlier = if id.is_some() { Earlier::AnyCall } else { Earlier::Never };
         // The id keeps a repetition from being appended twice.
-        self.client.patiently(|| send(&self.client, &self.run_id, command, row.take())).await
+        let id = id.unwrap_or_else(EventId::generate);
+        let attempt = || {
+            let command = Command { entry: &entry, id: &id, metadata: &self.metadata, earlier };
+            if earlier == Earlier::Never {
+                earlier = Earlier::ThisCall;
+            }
+            send(&self.client, &self.run_id, command, row.take())
+        };
+        self.client.patiently(attempt).await
     }
 
     /// Returns a page of the run's journal: the events with a version above `after`, at most

@@ -25,6 +25,19 @@ pub(super) struct Command<'c> {
     pub(super) id: &'c EventId,
     /// The correlation, user and trace of the caller, as far as they are set.
     pub(super) metadata: &'c Metadata,
+    /// Whether it may have been sent before.
+    pub(super) earlier: Earlier,
+}
+
+/// The calls that may have sent a command before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Earlier {
+    /// It has a new id.
+    Never,
+    /// The id is new, and an attempt has failed.
+    ThisCall,
+    /// The caller has chosen the id.
+    AnyCall,
 }
 
 /// The id of the event that a request with an id has recorded in a run.
@@ -43,14 +56,21 @@ pub(super) async fn send(
     command: Command<'_>,
     known: Option<RunRecord>,
 ) -> Result<(), RuntimeError> {
-    let Command { entry, id, metadata } = command;
+    let Command { entry, id, metadata, earlier } = command;
     let journals = &client.journals;
     match journals.append_to_current_for(metadata, run_id, entry, Some(id), known).await {
         Ok(reached) => client.nudge(reached),
         Err(JournalError::Store(StoreError::DuplicateEvent { id: known })) if known == *id => {}
         Err(error @ JournalError::Ended { .. }) => {
-            let reached = journals.current(run_id).await?.id;
-            if !journals.has_received(&reached, entry, id).await? {
+            let is_sent = match earlier {
+                Earlier::Never => false,
+                Earlier::ThisCall => journals.has_recorded(run_id, id).await?,
+                Earlier::AnyCall => {
+                    let reached = journals.current(run_id).await?.id;
+                    journals.has_received(&reached, entry, id).await?
+                }
+            };
+            if !is_sent {
                 return Err(error.into());
             }
         }

@@ -28,7 +28,7 @@ use serde::Serialize;
 
 use super::{
     Client, RunHandle, RuntimeError,
-    send::{Command, check_metadata, request_id, send},
+    send::{Command, Earlier, check_metadata, request_id, send},
 };
 use crate::{
     options::check_span,
@@ -218,7 +218,8 @@ impl StartRun {
             Err(error) if is_repeated(&error, &signals) => {
                 same_start(&client, &run_id, &self.workflow, None).await?;
                 for (entry, id) in &signals {
-                    let command = Command { entry, id, metadata: &metadata };
+                    let earlier = Earlier::AnyCall;
+                    let command = Command { entry, id, metadata: &metadata, earlier };
                     send(&client, &run_id, command, None).await?;
                 }
             }
