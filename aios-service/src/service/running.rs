@@ -37,7 +37,7 @@ use crate::{
 /// How often to check whether the runtime is still in use.
 const PAUSE: Duration = Duration::from_millis(10);
 /// How long the broker and the store may each take to close, and the runtime after its deadline.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long sending traces and metrics may take at the end, together.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The part of it that traces leave to the metrics, whose last values come later.

@@ -6,7 +6,7 @@
 //! are connections accepted. If a step fails, the values that were made so far are dropped, which
 //! closes them.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use aios_agents::{Runtime, RuntimeBuilder};
 use aios_core::{broker::Broker, store::Store};
@@ -19,7 +19,7 @@ use super::{
     connect::Part,
     metrics::{MetricsExport, installed},
     reload::{HangUps, Reload, rate_limit},
-    running::Serving,
+    running::{CLOSE_TIMEOUT, Serving},
     traces::Traces,
 };
 use crate::{
@@ -37,6 +37,11 @@ const API_PATH: &str = "/api/v1";
 impl Service {
     /// Starts the service: takes its address, opens the store, connects to the broker, starts the
     /// runtime and serves.
+    ///
+    /// SIGTERM and Ctrl-C begin the shutdown, unless the program has set [one](Self::shutdown). If the
+    /// process still runs later than the accept delay, the time that connections may take, the deadline
+    /// and 10 s after the signal, because its code blocks or because the store or the broker does not
+    /// answer, then it exits with status 75.
     ///
     /// # Errors
     ///
@@ -69,7 +74,7 @@ impl Service {
         let (shutdown, mut starting) = Shutdown::on_signals_of_start().map_err(failed)?;
         let hangups = HangUps::listen().map_err(failed)?;
         let delay = self.settings.shutdown().accept_delay.get();
-        let shutdown = shutdown.with_accept_delay(delay);
+        let shutdown = shutdown.with_accept_delay(delay).with_exit_after(self.time_to_end());
         let started = tokio::select! {
             biased;
             signal = starting.interrupted() => Err(ServiceError::Interrupted { signal }),
@@ -81,6 +86,15 @@ impl Service {
             Err(_) => drop(starting),
         }
         started
+    }
+
+    /// How long the process may run after a signal. Its parts need no longer if the store and the broker
+    /// answer, and no code blocks.
+    fn time_to_end(&self) -> Duration {
+        let settings = self.settings.shutdown();
+        let parts =
+            [settings.accept_delay.get(), self.serving.drain_timeout(), settings.deadline.get()];
+        parts.into_iter().fold(CLOSE_TIMEOUT, Duration::saturating_add)
     }
 
     /// Starts the parts, in the order in which they use each other.

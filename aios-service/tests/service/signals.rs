@@ -11,7 +11,7 @@ use aios_core::{
     broker::{Broker, BrokerError},
     clock::{Clock, SystemClock},
 };
-use aios_service::Service;
+use aios_service::{Service, http::ServeOptions};
 
 const PROCESS: &str = "AIOS_TEST_SIGNALS";
 const READY: &str = "the start has ended";
@@ -99,6 +99,30 @@ async fn process_with_several_services() {
     println!("\nit has ended");
 }
 
+/// A process that the tests start: a service whose code blocks the thread of the runtime, or one that the
+/// runtime waits for at its end.
+#[tokio::test]
+#[ignore = "started as a process by another test"]
+async fn process_whose_code_blocks() {
+    const LONG: Duration = Duration::from_secs(100);
+    let Some(case) = std::env::var_os(PROCESS) else { return };
+    let settings = super::settings().value("shutdown.deadline", "1s").load().unwrap();
+    let service = Service::from_settings(&settings)
+        .without_telemetry()
+        .connect_store(aios_store::connect)
+        .connect_broker(aios_broker::connect)
+        .serve_options(ServeOptions::new().with_drain_timeout(Duration::ZERO));
+    let running = service.start().await.unwrap();
+    if case == "runtime" {
+        println!("\n{READY}");
+        std::thread::sleep(LONG);
+    } else {
+        tokio::task::spawn_blocking(|| std::thread::sleep(LONG));
+        println!("\n{READY}");
+    }
+    running.stopped().await.unwrap();
+}
+
 /// Starts one of the processes, and reads its output until it is ready.
 fn process(test: &str, case: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -149,4 +173,16 @@ fn should_serve_again_in_the_same_process_after_a_failed_start_and_after_an_end(
     let has_ended = lines.by_ref().map_while(Result::ok).any(|line| line == "it has ended");
     let status = child.wait().unwrap();
     assert!(has_ended && status.success(), "{status}");
+}
+
+#[test]
+fn should_end_a_process_whose_code_blocks() {
+    let children = ["runtime", "thread"].map(|case| {
+        let (child, lines) = process("process_whose_code_blocks", case);
+        send("-TERM", &child);
+        (case, child, lines)
+    });
+    for (case, mut child, _lines) in children {
+        assert_eq!(child.wait().unwrap().code(), Some(75), "{case}");
+    }
 }

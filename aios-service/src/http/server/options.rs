@@ -153,6 +153,11 @@ impl ServeOptions {
         self.drain_timeout = timeout;
         self
     }
+
+    /// How long busy connections may take at the shutdown.
+    pub(crate) fn drain_timeout(&self) -> Duration {
+        self.drain_timeout
+    }
 }
 
 impl Default for ServeOptions {

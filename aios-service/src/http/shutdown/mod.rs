@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use self::signals::{Attendant, Starting};
@@ -54,6 +55,8 @@ struct State {
     begun: watch::Sender<bool>,
     /// Waits for signals; ends with the last clone.
     attendant: OnceLock<Attendant>,
+    /// How long after the signal the process may still run.
+    exit_after: Mutex<Option<Duration>>,
 }
 
 impl State {
@@ -93,15 +96,12 @@ impl Shutdown {
     ///
     /// The handlers replace the default effect of the signals for the rest of the process: a second
     /// Ctrl-C does not end a process that is stuck in its shutdown. Limit the time of the shutdown
-    /// instead.
+    /// instead, and use [`with_exit_after`](Self::with_exit_after) if code of the program may block. A
+    /// thread of its own waits for the signals, so that blocked code does not delay it.
     ///
     /// # Errors
     ///
-    /// An error of the operating system if the signals can't be handled.
-    ///
-    /// # Panics
-    ///
-    /// Outside a tokio runtime with I/O enabled.
+    /// An error of the operating system if the signals can't be handled, or the thread can't be started.
     pub fn on_signals() -> std::io::Result<Self> {
         let (shutdown, starting) = Self::on_signals_of_start()?;
         starting.succeeded(&shutdown);
@@ -123,6 +123,17 @@ impl Shutdown {
     #[must_use]
     pub fn with_accept_delay(mut self, delay: Duration) -> Self {
         self.accept_delay = delay;
+        self
+    }
+
+    /// Ends the process with status 75 if it still runs this long after a signal began the shutdown,
+    /// whatever its code does: a thread of the runtime may be blocked, or the runtime may wait for a
+    /// blocked thread at its end. The default is no limit. It has no effect on a shutdown that
+    /// [`begin`](Self::begin) begins, and counts for all clones. If several shutdowns of a process have
+    /// limits, the last one counts.
+    #[must_use]
+    pub fn with_exit_after(self, limit: Duration) -> Self {
+        *self.state.exit_after.lock() = Some(limit);
         self
     }
 

@@ -1,24 +1,30 @@
 //! Signals that ask the process to end.
 //!
 //! Their handlers stay for the rest of the process, even when nothing waits for the signals any more. So a
-//! task waits for them from the beginning of a start:
+//! task waits for them from the beginning of a start. It runs on a thread of its own, because code of the
+//! program may block every thread of its runtime:
 //!
 //! ```text
-//! start ── succeeded ──► the first signal begins the shutdown; the task ends with its last clone
+//! start ── succeeded ──► the first signal begins the shutdown; the task ends with its last clone.
+//!   │                    The process exits later if it still runs
 //!   ├── a signal ──────► the start fails with `Interrupted`
 //!   └── failed or cancelled ──► a signal ends the process, unless something else waits for it
 //! ```
 
 use std::{
-    io,
+    io::{self, Write},
     sync::{
         Arc, Weak,
         atomic::{AtomicUsize, Ordering},
     },
+    thread,
+    time::Duration,
 };
 
+use aios_core::clock::{Clock, SystemClock};
 use parking_lot::Mutex;
 use tokio::{
+    runtime::{Builder, Handle},
     sync::{oneshot, watch},
     task::AbortHandle,
 };
@@ -27,6 +33,18 @@ use super::{Shutdown, State};
 
 /// Exit status of a process that a signal ends, without the number of the signal.
 const ENDED_BY_SIGNAL: i32 = 128;
+
+/// Exit status of a process that did not end in time after a signal: `EX_TEMPFAIL`.
+const NOT_ENDED: i32 = 75;
+
+/// How long it may take to say so.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The thread on which the tasks here run, once it has started.
+static THREAD: Mutex<Option<Handle>> = Mutex::new(None);
+
+/// When the process exits at the latest, by the elapsed time of the system clock.
+static EXIT_AT: Mutex<Duration> = Mutex::new(Duration::ZERO);
 
 /// How many starts and shutdowns of this process wait for signals. Signals are for the whole process, so
 /// what a failed start leaves has to know of the others.
@@ -82,11 +100,15 @@ impl Drop for Waiting {
 impl Starting {
     /// Registers the handlers at once, so that no signal is missed.
     pub(super) fn begin(shutdown: &Shutdown) -> io::Result<Self> {
-        let signals = Signals::listen()?;
+        let thread = signal_thread()?;
+        let signals = {
+            let _entered = thread.enter();
+            Signals::listen()?
+        };
         let (ended, end) = oneshot::channel();
         let (sender, signal) = watch::channel(None);
         let state = Arc::downgrade(&shutdown.state);
-        let task = tokio::spawn(attend(signals, Waiting::begin(), end, sender, state));
+        let task = thread.spawn(attend(signals, Waiting::begin(), end, sender, state));
         Ok(Self { ended, signal, task: task.abort_handle() })
     }
 
@@ -94,7 +116,7 @@ impl Starting {
     pub(crate) async fn interrupted(&mut self) -> i32 {
         match self.signal.wait_for(Option::is_some).await.map(|signal| *signal) {
             Ok(Some(signal)) => signal,
-            // The runtime ends.
+            // The task has ended.
             _ => std::future::pending().await,
         }
     }
@@ -102,7 +124,6 @@ impl Starting {
     /// From now on the signals begin the shutdown, as does one that came during the start.
     pub(crate) fn succeeded(self, shutdown: &Shutdown) {
         let _ = shutdown.state.attendant.set(Attendant(self.task));
-        // Without a runtime, no task waits for signals.
         let _ = self.ended.send(Ended::Succeeded);
     }
 
@@ -136,6 +157,10 @@ async fn attend(
                 signals.next().await;
             }
             if let Some(shutdown) = shutdown.upgrade() {
+                if let Some(limit) = *shutdown.exit_after.lock() {
+                    // Not a part of this task, which ends with the shutdown.
+                    tokio::spawn(exit_after(limit));
+                }
                 shutdown.begin();
             }
             // Later signals have no effect while the process shuts down.
@@ -144,6 +169,45 @@ async fn attend(
         Ok(Ended::Interrupted) => leave(signals, waiting, None),
         Err(_) => leave(signals, waiting, signal),
     }
+}
+
+/// The thread that waits for signals. It stays for the rest of the process, as the handlers do.
+fn signal_thread() -> io::Result<Handle> {
+    let mut started = THREAD.lock();
+    if let Some(thread) = &*started {
+        return Ok(thread.clone());
+    }
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let wait = move || runtime.block_on(std::future::pending::<()>());
+    thread::Builder::new().name("aios-signals".to_owned()).spawn(wait)?;
+    Ok(started.insert(handle).clone())
+}
+
+/// Ends the process if it still runs after the limit, and no other limit is later.
+async fn exit_after(limit: Duration) {
+    let at = SystemClock.elapsed().saturating_add(limit);
+    {
+        let mut last = EXIT_AT.lock();
+        *last = at.max(*last);
+    }
+    SystemClock.sleep(limit).await;
+    if *EXIT_AT.lock() > at {
+        return;
+    }
+    let report = || {
+        let _ = writeln!(
+            io::stderr(),
+            "aios: exiting with status {NOT_ENDED} because the process did not stop in time"
+        );
+    };
+    // Blocked code may hold the stream.
+    tokio::select! {
+        biased;
+        _ = tokio::task::spawn_blocking(report) => {}
+        () = SystemClock.sleep(REPORT_TIMEOUT) => {}
+    }
+    std::process::exit(NOT_ENDED);
 }
 
 /// Leaves a task that ends the process at a signal: the default effect cannot be restored.
