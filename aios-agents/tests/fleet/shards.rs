@@ -575,11 +575,16 @@ async fn should_give_up_steps_that_exceed_the_shutdown_deadline() {
 
 /// Starts a run with a gate on each shard.
 async fn start_on_all_shards(runtime: &Runtime) -> Vec<RunHandle> {
+    start_on_shards(runtime, 64).await
+}
+
+/// Starts a run with a gate on each of so many shards.
+async fn start_on_shards(runtime: &Runtime, count: usize) -> Vec<RunHandle> {
     let mut ids: BTreeMap<Shard, String> = BTreeMap::new();
     for number in 0.. {
         let id = format!("r{number}");
         ids.entry(Shard::of(&id)).or_insert(id);
-        if ids.len() == 64 {
+        if ids.len() == count {
             break;
         }
     }
@@ -588,6 +593,68 @@ async fn start_on_all_shards(runtime: &Runtime) -> Vec<RunHandle> {
         runs.push(runtime.start("gated", &()).id(id).await.unwrap());
     }
     runs
+}
+
+/// The first engine of a fleet, whose time passes only when a test says so.
+struct Ticking {
+    runtime: Runtime,
+    store: Arc<FaultyStore>,
+    clock: VirtualClock,
+}
+
+impl Ticking {
+    async fn start(fleet: &Fleet, gate: &Gate) -> Self {
+        let clock = VirtualClock::new(Timestamp::now());
+        let store = FaultyStore::new(Arc::clone(&fleet.store));
+        let builder = fleet.builder().workflow("gated", gate.workflow());
+        let builder = builder.store(Arc::clone(&store) as _).clock(Arc::new(clock.clone()));
+        Self { runtime: builder.start().await.unwrap(), store, clock }
+    }
+
+    /// Lets the engine renew its leases, and compare its share with that of the others.
+    async fn tick(&self) {
+        let calls = || (self.store.count("renew"), self.store.count("leases"));
+        let before = calls();
+        self.clock.advance(FOREVER / 3);
+        eventually("it has renewed and looked", || async {
+            let now = calls();
+            now.0 > before.0 && now.1 > before.1
+        })
+        .await;
+    }
+}
+
+/// The grace of the busy shard never ends, and the other ones do not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_move_idle_shards_while_a_busy_one_waits_for_its_step() {
+    let fleet = Fleet::new(FOREVER);
+    let gate = Gate::default();
+    let first = Ticking::start(&fleet, &gate).await;
+    let runs = start_on_shards(&first.runtime, 33).await;
+    eventually("all steps begin", || async { gate.begun() == 33 }).await;
+    let _second = fleet.builder().workflow("gated", gate.workflow()).start().await.unwrap();
+    first.tick().await;
+    first.tick().await;
+    fleet.shared(&[31, 33]).await;
+    gate.open();
+    let results = async {
+        for run in &runs {
+            assert_eq!(result::<u32>(run).await.unwrap(), 2);
+        }
+    };
+    // The busy shard moves, or stays when its grace is over.
+    #[allow(clippy::disallowed_methods, reason = "the virtual time passes slowly")]
+    let pass = async {
+        loop {
+            first.clock.advance(Duration::from_millis(10));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        () = results => {}
+        () = pass => {}
+    }
+    assert_eq!(gate.begun(), 33, "no step began twice");
 }
 
 /// The engine is told to stop while it waits for the steps of shards that it hands over. It gives up

@@ -11,8 +11,8 @@
 //!    their journals.
 //! 4. The lease is released, which notifies the other engines.
 //!
-//! A step may take longer than the grace. When shards are balanced, its shard stays then. When the
-//! engine stops, the step is dropped, and its next owner begins it again.
+//! Shards do not wait for each other. A step may take longer than the grace. When shards are balanced,
+//! its shard stays then. When the engine stops, the step is dropped, and its next owner begins it again.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -39,9 +39,7 @@ impl Engine {
     /// Hands shards over to other engines. A shard whose step takes longer than `grace` stays.
     pub(super) async fn move_away(self: Arc<Self>, shards: BTreeSet<Shard>, grace: Duration) {
         self.begin_leaving(&shards);
-        let busy = self.wait_until_idle(&shards, self.clock.now() + grace).await;
-        let empty: BTreeSet<Shard> = shards.difference(&busy).copied().collect();
-        self.release(&empty, Vec::new()).await;
+        let busy = self.release_when_idle(shards, Vec::new(), grace).await;
         // If the engine has begun to stop in the meantime, `leave` hands over the rest.
         if busy.is_empty() || self.is_leaving() || self.is_stopping() {
             return;
@@ -60,35 +58,49 @@ impl Engine {
         self.begin_leaving(&left);
         let resigned = self.ownership.resign().into_iter();
         let (relay, slot) = resigned.partition(|lease: &Lease| lease.shard == Shard::RELAY);
-        tokio::join!(self.release_when_idle(left, slot, grace), self.release_relay(relay));
+        tokio::join!(self.release_all(left, slot, grace), self.release_relay(relay));
     }
 
-    /// Releases the slot at once, and each shard when none of its runs is in memory.
+    /// Releases each shard when none of its runs is in memory, and at the end of the grace also those
+    /// with steps that still run.
+    async fn release_all(
+        self: &Arc<Self>,
+        shards: BTreeSet<Shard>,
+        slot: Vec<Lease>,
+        grace: Duration,
+    ) {
+        let busy = self.release_when_idle(shards, slot, grace).await;
+        if !busy.is_empty() {
+            warn!(shards = busy.len(), "steps did not end in time; other engines start them again");
+            self.live.lose(&busy);
+            self.wait_until_idle(&busy, self.clock.now() + EVICTION).await;
+            self.release(&busy, Vec::new()).await;
+        }
+    }
+
+    /// Releases the slot at once, and each shard when none of its runs is in memory. Returns those that
+    /// still have some at the end of the grace.
     async fn release_when_idle(
         self: &Arc<Self>,
         mut left: BTreeSet<Shard>,
         mut slot: Vec<Lease>,
         grace: Duration,
-    ) {
+    ) -> BTreeSet<Shard> {
         let deadline = self.clock.now() + grace;
         loop {
             let busy = self.busy(&left);
             let empty: BTreeSet<Shard> = left.difference(&busy).copied().collect();
             if !empty.is_empty() || !slot.is_empty() {
-                parking::note_rest(self).await;
+                if self.is_leaving() {
+                    parking::note_rest(self).await;
+                }
                 self.release(&empty, std::mem::take(&mut slot)).await;
             }
             left = busy;
             if left.is_empty() || self.clock.now() >= deadline {
-                break;
+                return left;
             }
             self.clock.sleep(POLL_INTERVAL).await;
-        }
-        if !left.is_empty() {
-            warn!(shards = left.len(), "steps did not end in time; other engines start them again");
-            self.live.lose(&left);
-            self.wait_until_idle(&left, self.clock.now() + EVICTION).await;
-            self.release(&left, Vec::new()).await;
         }
     }
 
@@ -115,18 +127,9 @@ impl Engine {
         self.live.shards().intersection(shards).copied().collect()
     }
 
-    /// Waits until no run of these shards is in memory; returns those that still have some at the
-    /// deadline.
-    async fn wait_until_idle(
-        &self,
-        shards: &BTreeSet<Shard>,
-        deadline: Timestamp,
-    ) -> BTreeSet<Shard> {
-        loop {
-            let busy = self.busy(shards);
-            if busy.is_empty() || self.clock.now() >= deadline {
-                return busy;
-            }
+    /// Waits until no run of these shards is in memory, or until the deadline.
+    async fn wait_until_idle(&self, shards: &BTreeSet<Shard>, deadline: Timestamp) {
+        while !self.busy(shards).is_empty() && self.clock.now() < deadline {
             self.clock.sleep(POLL_INTERVAL).await;
         }
     }
