@@ -222,7 +222,7 @@ const ANSWERS: [(&str, i32); 4] = [
 ];
 
 #[test]
-fn should_refuse_a_server_that_is_no_service() {
+fn should_refuse_a_server_that_is_not_a_service() {
     for (answer, code) in ANSWERS {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/api/v1", server.local_addr().unwrap());

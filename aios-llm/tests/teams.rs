@@ -55,7 +55,7 @@ async fn should_join_and_race_agents() {
 }
 
 #[tokio::test]
-async fn should_fail_a_race_that_nobody_wins() {
+async fn should_fail_a_race_without_a_winner() {
     let runtime = runtime().await;
     for (agents, code) in
         [(vec!["fails".to_owned()], "MODEL_FAULTS"), (vec![], "INVALID_PARAMETERS")]

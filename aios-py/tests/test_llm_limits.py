@@ -408,7 +408,7 @@ def test_should_check_limits_and_prices() -> None:
         ("depth", 2**32, aios.ConfigurationError),
     ],
 )
-def test_should_name_a_limit_that_is_no_number_of_things(
+def test_should_name_a_limit_that_is_not_a_count(
     option: str, value: Any, error: type[Exception]
 ) -> None:
     with pytest.raises(error, match=option):

@@ -376,7 +376,7 @@ async def test_should_answer_requests_with_a_function() -> None:
     assert caught.value.code == "MODEL_UNAUTHORIZED"
 
 
-def test_should_complain_about_replies_that_nobody_asked_for() -> None:
+def test_should_complain_about_replies_without_a_request() -> None:
     with FakeProvider("one") as provider:
         provider.push("two")
         with pytest.raises(AssertionError, match="2 replies"):

@@ -832,7 +832,7 @@ async def with_tool(tool: aios.Tool) -> None:
         return
 
 
-async def test_should_name_the_time_that_is_no_number_of_seconds() -> None:
+async def test_should_name_the_time_that_is_not_a_number_of_seconds() -> None:
     @aios.workflow("timed")
     async def timed(context: aios.WorkflowContext) -> list[str]:
         uses: list[Callable[[], Any]] = [

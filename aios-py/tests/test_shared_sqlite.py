@@ -103,7 +103,7 @@ async def test_should_take_turns_with_readers_and_writers(script: Start, tmp_pat
     database.close()
 
 
-async def test_should_name_a_lock_that_lasts_too_long_and_go_on_after_it(
+async def test_should_name_a_lock_that_lasts_too_long_and_continue_after_it(
     script: Start, tmp_path: Path
 ) -> None:
     path, rounds = tmp_path / "shared.db", 30

@@ -348,7 +348,7 @@ async def test_should_send_the_attributes_of_models_and_tools_without_content() 
     assert b"a secret" not in b"".join(collector.bodies)
 
 
-async def test_should_refuse_a_collector_that_is_no_url() -> None:
+async def test_should_refuse_a_collector_that_is_not_a_url() -> None:
     runtime = aios.Runtime(workflows=[traced], traces=aios.TraceCollector("no url"))
     with pytest.raises(aios.ConfigurationError, match="traces: invalid collector"):
         await runtime.open()

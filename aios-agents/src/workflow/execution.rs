@@ -342,8 +342,8 @@ impl Execution {
     }
 
     /// Resumes a run that its host held.
-    pub(crate) fn go_on(&self) {
-        self.machine().go_on();
+    pub(crate) fn release(&self) {
+        self.machine().release();
         self.shared.wake_all();
     }
 

@@ -33,7 +33,7 @@ impl TestLoop {
         *self.0.lock().unwrap() = Some(Vec::new());
     }
 
-    fn go_on(&self) {
+    fn proceed(&self) {
         let waiting = self.0.lock().unwrap().take();
         waiting.into_iter().flatten().for_each(Beat::beat);
     }
@@ -75,8 +75,8 @@ impl Looped {
         self.until(|| !self.logged.lines(&[BLOCKED]).is_empty()).await;
     }
 
-    async fn go_on(&self) {
-        self.place.go_on();
+    async fn proceed(&self) {
+        self.place.proceed();
         self.until(|| !self.logged.lines(&[GOES_ON]).is_empty()).await;
     }
 
@@ -138,7 +138,7 @@ async fn should_take_tasks_again_once_unblocked() {
     it.world.assign("backend", "t1", json!(1)).await;
     assert!(engine.try_next().await.is_none());
     assert_eq!(it.host.blocked_types(), ["backend".parse().unwrap()]);
-    it.go_on().await;
+    it.proceed().await;
     assert_eq!(action(&engine.next().await), "task_completed");
     assert_eq!(it.host.blocked_types(), []);
     it.world.assign("backend", "t2", json!(1)).await;
@@ -155,7 +155,7 @@ async fn should_send_no_heartbeats_while_blocked() {
     it.block().await;
     it.world.pass(SECOND * 60).await;
     assert!(engine.try_next().await.is_none());
-    it.go_on().await;
+    it.proceed().await;
     it.world.pass(SECOND * 11).await;
     assert_eq!(action(&engine.next().await), "task_heartbeat");
 }
@@ -274,5 +274,5 @@ async fn should_watch_other_loops_after_the_probe_of_one_has_panicked() {
     looped.until(|| !looped.logged.lines(&["ERROR", "the probe exploded"]).is_empty()).await;
     looped.block().await;
     assert_eq!(looped.host.blocked_types().len(), 1);
-    looped.go_on().await;
+    looped.proceed().await;
 }

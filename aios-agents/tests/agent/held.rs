@@ -28,15 +28,15 @@ const SECOND: Duration = Duration::from_secs(1);
 struct Harness {
     world: World,
     engine: Inbox,
-    go_on: Arc<Notify>,
+    proceed: Arc<Notify>,
     counted: Arc<AtomicU32>,
     _host: aios_agents::agent::AgentHost,
 }
 
 impl Harness {
     async fn new() -> Self {
-        let (go_on, counted) = (Arc::new(Notify::new()), Arc::new(AtomicU32::new(0)));
-        let (wait, count) = (Arc::clone(&go_on), Arc::clone(&counted));
+        let (proceed, counted) = (Arc::new(Notify::new()), Arc::new(AtomicU32::new(0)));
+        let (wait, count) = (Arc::clone(&proceed), Arc::clone(&counted));
         let agent = Scripted::new(move |_, parameters: Value| {
             let (wait, count) = (Arc::clone(&wait), Arc::clone(&count));
             async move {
@@ -55,7 +55,7 @@ impl Harness {
         let engine = world.mailbox("engine").await;
         let agents = AgentSet::new().definition(definition.with_concurrency(2));
         let _host = world.start_with(agents, HostOptions::new()).await.unwrap();
-        let harness = Self { world, engine, go_on, counted, _host };
+        let harness = Self { world, engine, proceed, counted, _host };
         // Tasks for the agent itself occupy the slots, so that those for any agent wait here.
         for id in ["a", "b"] {
             harness.occupy(id).await;
@@ -102,7 +102,7 @@ async fn should_report_periodically_which_tasks_it_holds() {
         harness.world.pass(pause + SECOND / 10).await;
         assert_eq!(harness.waiting().await, ["t1", "t2"], "the third is in its queue");
     }
-    harness.go_on.notify_waiters();
+    harness.proceed.notify_waiters();
     harness.world.idle().await;
     assert_eq!(harness.counted.load(Ordering::SeqCst), 3);
 }
@@ -126,7 +126,7 @@ async fn should_begin_a_task_once_that_was_assigned_again_while_it_waited() {
     }
     harness.world.pass(SECOND * 15).await;
     assert_eq!(harness.counted.load(Ordering::SeqCst), 0);
-    harness.go_on.notify_waiters();
+    harness.proceed.notify_waiters();
     harness.world.idle().await;
     assert_eq!(harness.counted.load(Ordering::SeqCst), 1);
     assert_eq!(harness.world.waiting("agents.backend", "agents.backend.task_assigned").await, 0);
@@ -141,7 +141,7 @@ async fn should_begin_what_waits_here_when_the_broker_closes() {
     let broker = Arc::clone(&harness.world.broker);
     let closing = tokio::spawn(async move { broker.close(SECOND * 60).await });
     harness.world.idle().await;
-    harness.go_on.notify_waiters();
+    harness.proceed.notify_waiters();
     harness.world.idle().await;
     assert_eq!(harness.counted.load(Ordering::SeqCst), 1);
     closing.await.unwrap().unwrap();

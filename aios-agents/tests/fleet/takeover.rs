@@ -31,7 +31,7 @@ const LONG: Duration = Duration::from_secs(6);
 struct Slow {
     begun: Arc<AtomicU32>,
     ended: Arc<AtomicU32>,
-    go_on: Arc<Notify>,
+    proceed: Arc<Notify>,
 }
 
 impl Agent for Slow {
@@ -40,7 +40,7 @@ impl Agent for Slow {
 
     async fn process_task(&self, _: &TaskContext, number: u32) -> Result<u32, TaskError> {
         self.begun.fetch_add(1, Ordering::SeqCst);
-        self.go_on.notified().await;
+        self.proceed.notified().await;
         self.ended.fetch_add(1, Ordering::SeqCst);
         Ok(number)
     }
@@ -126,7 +126,7 @@ impl Site {
     /// Lets one task end.
     async fn end_one(&self) {
         let ended = self.agent.ended.load(Ordering::SeqCst);
-        self.agent.go_on.notify_one();
+        self.agent.proceed.notify_one();
         let has_ended = || async { self.agent.ended.load(Ordering::SeqCst) > ended };
         eventually("a task ends", has_ended).await;
     }
@@ -155,10 +155,10 @@ async fn should_not_dispatch_tasks_again_that_agents_have() {
     let engine = site.replace(engine).await;
     SystemClock.sleep(LONG).await;
     assert_eq!((site.dispatched(), site.agent.begun.load(Ordering::SeqCst)), (3, 2));
-    let go_on = Arc::clone(&site.agent.go_on);
+    let proceed = Arc::clone(&site.agent.proceed);
     let ended = async {
         loop {
-            go_on.notify_waiters();
+            proceed.notify_waiters();
             SystemClock.sleep(Duration::from_millis(10)).await;
         }
     };
@@ -183,7 +183,7 @@ async fn should_not_dispatch_a_task_again_that_waits_in_its_queue() {
     SystemClock.sleep(LONG).await;
     let agents = site.agents(1).await;
     site.begun(1).await;
-    site.agent.go_on.notify_one();
+    site.agent.proceed.notify_one();
     assert_eq!(result::<u32>(&engine.handle(&run).await.unwrap()).await.unwrap(), 1);
     assert_eq!((site.dispatched(), site.agent.begun.load(Ordering::SeqCst)), (1, 1));
     drop(agents);
@@ -201,7 +201,7 @@ async fn should_dispatch_a_task_again_that_never_reached_the_broker() {
     let agents = site.agents(1).await;
     let engine = site.replace(engine).await;
     site.begun(1).await;
-    site.agent.go_on.notify_one();
+    site.agent.proceed.notify_one();
     assert_eq!(result::<u32>(&engine.handle(&run).await.unwrap()).await.unwrap(), 1);
     assert_eq!((site.dispatched(), site.agent.begun.load(Ordering::SeqCst)), (2, 1));
     drop(agents);

@@ -321,13 +321,13 @@ async fn should_not_reassign_a_task_that_waits_in_a_broker_that_was_away() {
 /// Waits until it is released, and counts.
 #[derive(Clone)]
 struct Patient {
-    go_on: Arc<tokio::sync::Semaphore>,
+    proceed: Arc<tokio::sync::Semaphore>,
     begun: Arc<AtomicU32>,
 }
 
 impl Patient {
     fn new() -> Self {
-        Self { go_on: Arc::new(tokio::sync::Semaphore::new(0)), begun: Arc::default() }
+        Self { proceed: Arc::new(tokio::sync::Semaphore::new(0)), begun: Arc::default() }
     }
 }
 
@@ -337,7 +337,7 @@ impl Agent for Patient {
 
     async fn process_task(&self, _: &TaskContext, number: u64) -> Result<u64, TaskError> {
         self.begun.fetch_add(1, Ordering::SeqCst);
-        drop(self.go_on.acquire().await);
+        drop(self.proceed.acquire().await);
         Ok(number * 2)
     }
 }
@@ -363,7 +363,7 @@ async fn should_not_reassign_a_task_that_a_process_holds() {
     eventually("it says so", || async { waits_for(&held).await.is_some() }).await;
     while_the_engine_looks().await;
     assert_eq!(queued(&broker).await, 0, "nothing was assigned again");
-    patient.go_on.add_permits(2);
+    patient.proceed.add_permits(2);
     assert_eq!(result::<u64>(&busy).await.unwrap(), 2);
     assert_eq!(result::<u64>(&held).await.unwrap(), 4);
     assert_eq!(patient.begun.load(Ordering::SeqCst), 2);

@@ -219,7 +219,7 @@ impl Write for Gate {
 }
 
 #[test]
-fn should_go_on_when_the_log_cannot_be_written() {
+fn should_continue_when_the_log_cannot_be_written() {
     let (dispatch, guard) = build(settings(), Full);
     with_default(&dispatch, || (0..10_000).for_each(|number| info!(number, "lost")));
     assert!(guard.flush());

@@ -1,4 +1,4 @@
-/** What an error is about, besides its message. */
+/** What an error is about, in addition to its message. */
 export interface ErrorInit {
   /** Stable name of the kind of error, for example `"RUN_NOT_FOUND"`. */
   readonly code: string;

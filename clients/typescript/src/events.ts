@@ -205,7 +205,7 @@ export class Messages {
       const reader = response.body.getReader();
       const [decoder, parser] = [new TextDecoder(), new Parser()];
       this.#open = { limit, reader, decoder, parser, since: Date.now(), hasEvents: false };
-      // Nothing is late while nobody reads.
+      // Nothing is late while there is no reader.
       limit.pause();
     } catch (error) {
       limit.end();

@@ -207,7 +207,7 @@ test("should replace a token that is refused, once in each request", async () =>
     valid = "Bearer token-3";
     assert.deepEqual(await authenticated.run("r1").events().next(), { done: true, value: undefined });
     assert.equal(asked, 3);
-    valid = "Bearer of nobody";
+    valid = "Bearer of-no-user";
     sent.length = 0;
     await assert.rejects(authenticated.run("r1").status(), (error) => hasCode(error, "UNAUTHENTICATED"));
     assert.deepEqual(sent, ["Bearer token-3", "Bearer token-4"]);

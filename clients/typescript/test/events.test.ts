@@ -113,7 +113,7 @@ test("should report a service that is away and continue when it is back", async 
   await assert.rejects(events.next(), ConnectionError);
 });
 
-test("should count silence only while somebody reads", async () => {
+test("should count silence only while there is a reader", async () => {
   const event = (id: number): string => `id: ${id}\ndata: {"id":"e${id}"}\n\n`;
   let stream: ServerResponse | undefined;
   let cut = (): void => {};

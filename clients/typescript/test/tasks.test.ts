@@ -40,8 +40,8 @@ test("should tell a task that takes too long from one that fails otherwise", asy
   const invalid = processTask({ taskId: unique("bad"), agentId: adder, parameters: { a: "one" } });
   await assert.rejects(invalid, InvalidParametersError);
 
-  const nobody = processTask({ taskId: unique("task"), agentId: "nobody", parameters: {} });
-  await assert.rejects(nobody, AgentNotFoundError);
+  const missing = processTask({ taskId: unique("task"), agentId: "missing", parameters: {} });
+  await assert.rejects(missing, AgentNotFoundError);
 
   const failing = await agentOf("failing");
   await assert.rejects(

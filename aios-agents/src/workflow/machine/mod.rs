@@ -384,7 +384,7 @@ impl Machine {
         self.paused || self.held
     }
 
-    /// Stops beginning new work, as a pause does, until [`go_on`](Self::go_on). Returns the steps whose code
+    /// Stops beginning new work, as a pause does, until [`release`](Self::release). Returns the steps whose code
     /// is running. Wake them and poll the code: those that it does not poll then can't end.
     pub fn hold(&mut self) -> Vec<u64> {
         self.held = true;
@@ -401,7 +401,7 @@ impl Machine {
     }
 
     /// Resumes a held run.
-    pub fn go_on(&mut self) {
+    pub fn release(&mut self) {
         if std::mem::replace(&mut self.held, false) && self.live && !self.paused {
             self.resume();
         }

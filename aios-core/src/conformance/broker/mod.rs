@@ -118,7 +118,7 @@ macro_rules! broker_conformance {
                 should_follow_patterns
                 should_deliver_once_however_many_patterns_match
                 should_add_patterns_to_a_group
-                should_keep_events_while_nobody_consumes
+                should_keep_events_while_no_consumer_is_subscribed
                 should_report_an_unroutable_event
                 should_count_a_durable_group_without_consumer_as_route
                 should_answer_in_the_order_of_the_batch;

@@ -66,7 +66,7 @@ pub async fn should_add_patterns_to_a_group(harness: Harness<'_>) {
 }
 
 /// A group keeps events until a consumer subscribes.
-pub async fn should_keep_events_while_nobody_consumes(harness: Harness<'_>) {
+pub async fn should_keep_events_while_no_consumer_is_subscribed(harness: Harness<'_>) {
     harness.declare(harness.all("g")).await;
     harness.publish(1..=100).await;
     let numbers = harness.subscribe(harness.all("g")).await.numbers(100).await;

@@ -37,7 +37,7 @@ pub async fn should_refuse_an_owner_that_lost_its_shard(harness: Harness<'_>) {
 }
 
 /// An expired lease still proves ownership, until another owner takes the shard.
-pub async fn should_let_the_owner_append_while_nobody_took_the_shard(harness: Harness<'_>) {
+pub async fn should_let_the_owner_append_until_another_takes_the_shard(harness: Harness<'_>) {
     let lease = harness.take(1, "first").await;
     harness.let_leases_expire().await;
     harness.try_append(fenced("a", lease.fence())).await.unwrap();

@@ -197,7 +197,7 @@ macro_rules! store_conformance {
             fence:
                 should_let_the_owner_append
                 should_refuse_an_owner_that_lost_its_shard
-                should_let_the_owner_append_while_nobody_took_the_shard
+                should_let_the_owner_append_until_another_takes_the_shard
                 should_refuse_a_shard_that_was_never_owned
                 should_refuse_a_future_epoch
                 should_fence_off_one_append_alone

@@ -304,7 +304,7 @@ impl Database {
         if let Some(Err(error)) = &rows
             && has_lost_event(error)
         {
-            rows = self.fetch_anew(query).await;
+            rows = self.fetch_again(query).await;
         }
         self.finished(operation, self.limit(), rows)
     }
@@ -337,7 +337,7 @@ impl Database {
 
     /// Runs one statement on a connection that is not of the pool, in which all connections may lead to a former
     /// primary. Returns `None` after the time limit.
-    async fn fetch_anew(&self, query: Statement) -> Option<sqlx::Result<Vec<PgRow>>> {
+    async fn fetch_again(&self, query: Statement) -> Option<sqlx::Result<Vec<PgRow>>> {
         let options = self.0.pool.connect_options();
         let connecting = PgConnection::connect_with(&options);
         let mut connection = match self.within(self.connect_timeout(), connecting).await? {

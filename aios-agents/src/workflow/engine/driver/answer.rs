@@ -253,7 +253,7 @@ impl Driver {
             poll_fn(|context| self.execution.poll(context)).await;
             self.tasks.outgoing.release_slot();
         } else {
-            self.execution.go_on();
+            self.execution.release();
         }
     }
 
