@@ -429,6 +429,7 @@ pub(crate) struct FaultyBroker {
     inner: Arc<dyn Broker>,
     publishes: Rules<Publish, BrokerError>,
     subscribes: Rules<Subscription, BrokerError>,
+    settlements: Arc<Rules<Settlement, BrokerError>>,
     settled: Arc<Mutex<Vec<(Event, Settlement)>>>,
     batches: Mutex<Vec<usize>>,
     breaks: watch::Sender<Option<BrokerError>>,
@@ -438,10 +439,20 @@ pub(crate) struct FaultyBroker {
 impl FaultyBroker {
     pub(crate) fn new(inner: Arc<dyn Broker>) -> Arc<Self> {
         let (publishes, subscribes) = (Rules::default(), Rules::default());
+        let settlements = Arc::default();
         let (settled, batches) = (Arc::default(), Mutex::default());
         let breaks = watch::Sender::new(None);
         let health = watch::Sender::new(Health::Connected);
-        Arc::new(Self { inner, publishes, subscribes, settled, batches, breaks, health })
+        Arc::new(Self {
+            inner,
+            publishes,
+            subscribes,
+            settlements,
+            settled,
+            batches,
+            breaks,
+            health,
+        })
     }
 
     /// Sets the state that the broker reports from now on.
@@ -465,6 +476,14 @@ impl FaultyBroker {
         self.subscribes.set(rule);
     }
 
+    /// Sets the rule for every settlement of a delivery from now on.
+    pub(crate) fn on_settle(
+        &self,
+        rule: impl Fn(&Settlement) -> Option<Fault<BrokerError>> + Send + Sync + 'static,
+    ) {
+        self.settlements.set(rule);
+    }
+
     /// Ends every existing subscription with an error.
     pub(crate) fn break_subscriptions(&self, error: &BrokerError) {
         self.breaks.send_replace(Some(error.clone()));
@@ -474,6 +493,7 @@ impl FaultyBroker {
     pub(crate) fn heal(&self) {
         self.publishes.clear();
         self.subscribes.clear();
+        self.settlements.clear();
     }
 
     /// The number of events in each publish call so far.
@@ -510,8 +530,9 @@ impl Broker for FaultyBroker {
     async fn subscribe(&self, subscription: Subscription) -> Result<Deliveries, BrokerError> {
         let fault = self.subscribes.ask(&subscription);
         let deliveries = faulty(fault, self.inner.subscribe(subscription)).await?;
-        let settled = Arc::clone(&self.settled);
-        let deliveries = deliveries.map(move |delivery| Ok(watched(delivery?, &settled)));
+        let (settled, settlements) = (Arc::clone(&self.settled), Arc::clone(&self.settlements));
+        let deliveries =
+            deliveries.map(move |delivery| Ok(watched(delivery?, &settled, &settlements)));
         let mut breaks = self.breaks.subscribe();
         let broken = stream::once(async move {
             breaks.changed().await.map_err(|_| BrokerError::Closed)?;
@@ -543,12 +564,18 @@ impl Broker for FaultyBroker {
 struct Watched {
     delivery: Delivery,
     settled: Arc<Mutex<Vec<(Event, Settlement)>>>,
+    settlements: Arc<Rules<Settlement, BrokerError>>,
 }
 
-fn watched(delivery: Delivery, settled: &Arc<Mutex<Vec<(Event, Settlement)>>>) -> Delivery {
+fn watched(
+    delivery: Delivery,
+    settled: &Arc<Mutex<Vec<(Event, Settlement)>>>,
+    settlements: &Arc<Rules<Settlement, BrokerError>>,
+) -> Delivery {
     let (event, attempt) = (delivery.event.clone(), delivery.attempt);
     let redelivered = delivery.redelivered;
-    let watched = Box::new(Watched { delivery, settled: Arc::clone(settled) });
+    let (settled, settlements) = (Arc::clone(settled), Arc::clone(settlements));
+    let watched = Box::new(Watched { delivery, settled, settlements });
     Delivery::new(event, attempt, watched).with_redelivered(redelivered)
 }
 
@@ -562,7 +589,8 @@ impl Watched {
 impl Acknowledger for Watched {
     async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), BrokerError> {
         self.note(settlement.clone());
-        self.delivery.settle(settlement).await
+        let fault = self.settlements.ask(&settlement);
+        faulty(fault, self.delivery.settle(settlement)).await
     }
 
     fn release(self: Box<Self>) {

@@ -1,15 +1,23 @@
 //! Misbehaving workflows and agents, simulated directly on the broker.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use aios_agents::{prelude::*, runtime::EngineOptions};
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
     agent::{TaskAssigned, TaskCompleted, TaskHeartbeat},
-    broker::{Deliveries, Delivery, Group, Mailbox, Publish, Settlement, Subscription},
+    broker::{
+        BrokerError, Deliveries, Delivery, Group, Mailbox, Publish, Settlement, Subscription,
+    },
 };
 
-use crate::support::faulty::FaultyBroker;
+use crate::support::faulty::{Fault, FaultyBroker};
 use crate::support::workflows::{PATIENCE, actions, eventually, quick, result, runtime, store};
 
 /// Takes the tasks of a type in place of an agent.
@@ -154,6 +162,40 @@ async fn should_refuse_an_answer_that_names_a_run_which_cannot_exist() {
     .await;
     say(&runtime, &delivery, "task_completed", &done(&task, 7)).await;
     assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+}
+
+/// The broker fails once to remove the event. The answers behind it do not wait for a new subscription.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_keep_its_subscription_although_an_event_cannot_be_removed() {
+    let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
+    let builder = runtime(&store()).broker(Arc::clone(&broker) as _).workflow("ask", ask);
+    let runtime = builder.start().await.unwrap();
+    let mut tasks = tasks_of(&runtime, "ghost").await;
+    let run = runtime.start("ask", &()).await.unwrap();
+    let (delivery, task) = next(&mut tasks).await;
+    let subscriptions = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&subscriptions);
+    broker.on_subscribe(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        None
+    });
+    let is_first = AtomicBool::new(true);
+    broker.on_settle(move |settlement| {
+        let is_removed = matches!(settlement, Settlement::DeadLetter { .. });
+        (is_removed && is_first.swap(false, Ordering::SeqCst))
+            .then(|| Fault::Refuse(BrokerError::Uncertain))
+    });
+    let mut other = task.clone();
+    other.task_id = aios_core::agent::TaskId::of_run("", 1);
+    say(&runtime, &delivery, "task_completed", &done(&other, 1)).await;
+    eventually("it is removed at the second time", || async {
+        let settled = broker.settled();
+        settled.iter().filter(|(_, it)| matches!(it, Settlement::DeadLetter { .. })).count() == 2
+    })
+    .await;
+    say(&runtime, &delivery, "task_completed", &done(&task, 7)).await;
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+    assert_eq!(subscriptions.load(Ordering::SeqCst), 0);
 }
 
 /// PostgreSQL can't keep the character, and the answer is not to blame for the name of its agent.

@@ -14,15 +14,19 @@ use std::{
 };
 
 use aios_core::{
+    Chain,
     broker::{BrokerError, Deliveries, Delivery, InvalidAddress, Mailbox, Subscription},
     store::StoreId,
 };
 use serde::Deserialize;
-use tracing::debug;
+use tracing::{debug, warn};
 
-use crate::workflow::{
-    engine::{Engine, Message},
-    run_id::check_existing,
+use crate::{
+    agent::backoff::BackoffTimer,
+    workflow::{
+        engine::{Engine, Message},
+        run_id::check_existing,
+    },
 };
 
 /// The part of an answer that identifies its run.
@@ -46,9 +50,10 @@ pub(crate) async fn open(engine: &Engine, slot: u16) -> Result<Deliveries, Broke
 
 /// Delivers the answers in a mailbox to the runs that wait for them.
 pub(crate) async fn run(engine: Arc<Engine>, slot: u16, mut opened: Option<Deliveries>) {
+    let mut backoff = BackoffTimer::new(engine.options.backoff);
     while !engine.is_stopping() {
         let read = match opened.take() {
-            Some(deliveries) => read(&engine, deliveries).await,
+            Some(deliveries) => read(&engine, deliveries, &mut backoff).await,
             None => match open(&engine, slot).await {
                 Ok(deliveries) => {
                     opened = Some(deliveries);
@@ -62,14 +67,23 @@ pub(crate) async fn run(engine: Arc<Engine>, slot: u16, mut opened: Option<Deliv
         {
             return;
         }
-        engine.clock.sleep(engine.options.backoff.max_delay).await;
+        backoff.wait(&*engine.clock).await;
     }
 }
 
 /// Reads until the broker ends the subscription.
-async fn read(engine: &Arc<Engine>, mut deliveries: Deliveries) -> Result<(), BrokerError> {
+async fn read(
+    engine: &Arc<Engine>,
+    mut deliveries: Deliveries,
+    backoff: &mut BackoffTimer,
+) -> Result<(), BrokerError> {
     while let Some(delivery) = deliveries.next().await {
-        deliver(engine, delivery?).await?;
+        let delivery = delivery?;
+        backoff.reset();
+        if let Err(error) = deliver(engine, delivery).await {
+            // It is delivered again. The answers behind it do not wait for that.
+            warn!(error = %Chain(&error), "failed to remove an event that names no task of a run");
+        }
     }
     Ok(())
 }
