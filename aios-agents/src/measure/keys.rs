@@ -20,6 +20,9 @@ const OTHER: &str = "other";
 const METADATA: Metadata<'static> =
     Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 
+/// The keys of one name, by outcome. They are a few, so a list is faster than a map.
+type ByOutcome = Vec<(&'static str, Key)>;
+
 /// The keys of one metric, by name and outcome. A key is made when it is first used, so that reports
 /// allocate nothing later, with and without a recorder.
 #[derive(Debug)]
@@ -30,10 +33,10 @@ pub(crate) struct Keys {
     label: &'static str,
     /// The label that has the outcome, if the metric has one.
     outcome: Option<&'static str>,
-    /// By name; a few outcomes each, so a list is faster than a map.
-    known: RwLock<BTreeMap<Box<str>, Vec<(&'static str, Key)>>>,
+    /// By name.
+    known: RwLock<BTreeMap<Box<str>, ByOutcome>>,
     /// Used for names above the maximum.
-    others: RwLock<Vec<(&'static str, Key)>>,
+    others: RwLock<ByOutcome>,
 }
 
 impl Keys {
