@@ -91,6 +91,10 @@ impl<O> fmt::Debug for TypedRun<O> {
 }
 
 /// A [`StartRun`] or [`StartTask`] whose result is an `O`. Awaiting it returns a [`TypedRun`].
+///
+/// # Cancel safety
+///
+/// See [`StartRun`] and [`StartTask`].
 #[must_use = "a run starts when this is awaited"]
 pub struct StartTyped<S, O> {
     /// The start without a type, whose options this one sets.

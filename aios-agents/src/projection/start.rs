@@ -28,6 +28,10 @@ use crate::{runtime::RuntimeError, workflow::journal::Journals};
 /// Options that are invalid are reported when it is awaited, and so is a name that this runtime
 /// runs already.
 ///
+/// # Cancel safety
+///
+/// If it is cancelled, the projection is not started.
+///
 /// # Examples
 ///
 /// ```no_run

@@ -57,6 +57,10 @@ async fn single_task(context: WorkflowContext, task: SingleTask) -> Result<Paylo
 /// A task for an agent outside of any workflow: a run with a single task, as durable as any other
 /// run.
 ///
+/// # Cancel safety
+///
+/// If it is cancelled, the task may or may not have been assigned. Assign it again with the same id.
+///
 /// # Examples
 ///
 /// ```

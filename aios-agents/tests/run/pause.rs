@@ -470,6 +470,11 @@ async fn should_keep_the_timers_of_a_paused_run() {
         pass(WHILE).await;
         assert_eq!(actions(&run).await, ["started", "timer_started", "paused"]);
         run.resume().await.unwrap();
+        eventually("the timer fires", || async {
+            clock.advance(Duration::from_millis(100));
+            actions(&run).await.contains(&"timer_fired".to_owned())
+        })
+        .await;
         assert_eq!(result::<u32>(&run).await.unwrap(), 1);
     }
 }

@@ -147,6 +147,10 @@ fn event(data: &str) -> Result<RecordedEvent, ClientError> {
 
 /// Publishes an event. Await it.
 ///
+/// # Cancel safety
+///
+/// If it is cancelled, the event may or may not have been published. Publish it again with the same id.
+///
 /// # Examples
 ///
 /// A webhook that is delivered again after a timeout publishes the same id, so that consumers

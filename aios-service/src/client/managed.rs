@@ -30,6 +30,11 @@ pub struct VersionedAgent {
 /// Unless the id is set, a type has one agent of a name: creating another one fails with
 /// `AGENT_EXISTS`. An agent that was deleted can be created again.
 ///
+/// # Cancel safety
+///
+/// If it is cancelled, the agent may or may not have been created. Creating it again then fails with
+/// `AGENT_EXISTS`.
+///
 /// # Examples
 ///
 /// ```no_run

@@ -16,6 +16,10 @@ use super::{Client, ClientError, Run, RunHandle, connection::Request, convert::t
 
 /// Starts a run. Await it.
 ///
+/// # Cancel safety
+///
+/// If it is cancelled, the run may or may not have been started. Start it again with the same id.
+///
 /// # Examples
 ///
 /// A run that begins tomorrow. A second call with the same id and input, for example after a crash
@@ -134,6 +138,11 @@ impl IntoFuture for StartRun {
 
 /// Sends a signal, and starts the run first if it does not exist. Await it.
 ///
+/// # Cancel safety
+///
+/// If it is cancelled, the signal may or may not have been sent. Send it again with the same
+/// [`signal_id`](Self::signal_id).
+///
 /// # Examples
 ///
 /// One run collects the items of a customer. The first item starts it, and later ones are signals
@@ -242,6 +251,10 @@ impl IntoFuture for SignalWithStart {
 }
 
 /// Assigns a task, as a run with a single task. Await it.
+///
+/// # Cancel safety
+///
+/// If it is cancelled, the task may or may not have been assigned. Assign it again with the same id.
 ///
 /// # Examples
 ///

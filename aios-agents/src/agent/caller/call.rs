@@ -37,6 +37,11 @@ use crate::{
 ///
 /// Setters have bare names, because awaiting the call is the action. Nothing is sent before that.
 ///
+/// # Cancel safety
+///
+/// If it is cancelled, the task may or may not have been sent. The last clone of the client cancels the
+/// task when it is dropped.
+///
 /// # Examples
 ///
 /// ```no_run
