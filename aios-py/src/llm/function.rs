@@ -226,7 +226,7 @@ impl NativePieces {
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) > MAX_TEXT_BYTES {
             let message = format!("the response is longer than {MAX_TEXT_BYTES} bytes");
-            return Err(ErrorInfo::new("event", "INVALID_TEXT", message).into_error(py));
+            return Err(ErrorInfo::new("task", "MODEL_INVALID_RESPONSE", message).into_error(py));
         }
         if let Some(sender) = &self.sender {
             // Fails if the call was cancelled.
