@@ -125,6 +125,101 @@ struct Settled {
     spent: Spent,
 }
 
+/// Reads the events of a journal, in order.
+#[derive(Default)]
+struct Reader {
+    /// What was read so far.
+    conversation: Conversation,
+    /// Restores the requests of model calls, which the journal has as differences.
+    history: History,
+    /// The model call that has no answer yet, with its whole request, and whether it asks for a summary. A
+    /// run makes one at a time.
+    open: Option<(TaskId, ModelRequest, bool)>,
+}
+
+impl Reader {
+    /// Reads an event.
+    fn read(&mut self, event: &Event) -> Result<(), EventError> {
+        let (domain, entity, action) = event.event_type.segments();
+        match (domain, action) {
+            ("workflows", "started") => self.begin(event),
+            ("workflows", "completed") => {
+                self.conversation.results.is_complete = true;
+                Ok(())
+            }
+            ("agents", "task_assigned") if entity.ends_with(MODEL_SUFFIX) => self.request(event),
+            ("agents", "task_completed") if entity.ends_with(MODEL_SUFFIX) => self.respond(event),
+            ("agents", _) if entity.ends_with(TOOLS_SUFFIX) => {
+                self.conversation.results.take(action, event)
+            }
+            ("llm", _) => self.apply(entity, action, event),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the input of the run. Another workflow has other input, and no conversation.
+    fn begin(&mut self, event: &Event) -> Result<(), EventError> {
+        let prompt = event.data::<Started>()?.input.decode::<Prompt>().unwrap_or_default();
+        self.conversation.latest.clone_from(&prompt.messages);
+        self.conversation.handovers.clone_from(&prompt.handovers);
+        self.conversation.prompt = Prompt { messages: Vec::new(), delegation: None, ..prompt };
+        Ok(())
+    }
+
+    /// Takes the request of a model call, unless the journal lacks an earlier one.
+    fn request(&mut self, event: &Event) -> Result<(), EventError> {
+        let Some((assigned, task)) = model_call(event)? else { return Ok(()) };
+        let request = self.history.request(&task);
+        self.open = request.map(|it| (assigned.task_id, it, task.is_summary));
+        if let Some((_, request, false)) = &self.open {
+            self.conversation.ask(&request.messages);
+        }
+        Ok(())
+    }
+
+    /// Takes the response of a model call.
+    fn respond(&mut self, event: &Event) -> Result<(), EventError> {
+        let task: TaskCompleted = event.data()?;
+        let Some((id, request, is_summary)) = self.open.take() else { return Ok(()) };
+        if id == task.task_id && is_summary {
+            self.conversation.summarize(request.messages);
+        } else if id == task.task_id {
+            self.conversation.answer(request.messages, task.output.decode()?);
+        }
+        Ok(())
+    }
+
+    /// Takes an event of the agent itself.
+    fn apply(&mut self, entity: &str, action: &str, event: &Event) -> Result<(), EventError> {
+        let conversation = &mut self.conversation;
+        match (entity, action) {
+            ("budget", "settled") => conversation.spent = event.data::<Settled>()?.spent,
+            ("agent", "handed_over") => {
+                event.data::<HandedOver>()?.apply(&mut conversation.handovers);
+            }
+            ("conversation", "compacted") => {
+                if let Some(summarized) = &mut conversation.summarized {
+                    summarized.is_replaced = true;
+                }
+            }
+            ("tool", "refused") => {
+                let Refused { call_id, reason, .. } = event.data()?;
+                conversation.results.ended.insert(call_id, (reason, true));
+            }
+            ("tool", "edited") => {
+                let edited: Edited = event.data()?;
+                conversation.results.edited.insert(edited.call_id.clone(), edited);
+            }
+            ("tool", "answered") => {
+                let Answered { call_id, result, is_error, .. } = event.data()?;
+                conversation.results.ended.insert(call_id, (result, is_error));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
 impl Conversation {
     /// Reads the conversation of a run.
     ///
@@ -157,71 +252,9 @@ impl Conversation {
     pub fn from_journal<'e>(
         journal: impl IntoIterator<Item = &'e Event>,
     ) -> Result<Self, EventError> {
-        let mut conversation = Self::default();
-        let mut history = History::default();
-        // The model call that has no answer yet, with its whole request. A run makes one at a time.
-        let mut open = None::<(TaskId, ModelRequest, bool)>;
-        for event in journal {
-            let (domain, entity, action) = event.event_type.segments();
-            match (domain, action) {
-                // Another workflow has other input, and no conversation.
-                ("workflows", "started") => {
-                    let prompt = event.data::<Started>()?.input.decode::<Prompt>();
-                    let prompt = prompt.unwrap_or_default();
-                    conversation.latest.clone_from(&prompt.messages);
-                    conversation.handovers.clone_from(&prompt.handovers);
-                    conversation.prompt =
-                        Prompt { messages: Vec::new(), delegation: None, ..prompt };
-                }
-                ("llm", "settled") if entity == "budget" => {
-                    conversation.spent = event.data::<Settled>()?.spent;
-                }
-                ("agents", "task_assigned") if entity.ends_with(MODEL_SUFFIX) => {
-                    let Some((assigned, task)) = model_call(event)? else { continue };
-                    // `None` if the journal lacks an earlier call.
-                    let open_request = history.request(&task);
-                    open = open_request.map(|it| (assigned.task_id, it, task.is_summary));
-                    if let Some((_, request, false)) = &open {
-                        conversation.ask(&request.messages);
-                    }
-                }
-                ("agents", "task_completed") if entity.ends_with(MODEL_SUFFIX) => {
-                    let task: TaskCompleted = event.data()?;
-                    let Some((id, request, is_summary)) = open.take() else { continue };
-                    if id == task.task_id && is_summary {
-                        conversation.summarize(request.messages);
-                    } else if id == task.task_id {
-                        conversation.answer(request.messages, task.output.decode()?);
-                    }
-                }
-                ("llm", "handed_over") if entity == "agent" => {
-                    event.data::<HandedOver>()?.apply(&mut conversation.handovers);
-                }
-                ("llm", "compacted") if entity == "conversation" => {
-                    if let Some(summarized) = &mut conversation.summarized {
-                        summarized.is_replaced = true;
-                    }
-                }
-                ("llm", "refused") if entity == "tool" => {
-                    let Refused { call_id, reason, .. } = event.data()?;
-                    conversation.results.ended.insert(call_id, (reason, true));
-                }
-                ("llm", "edited") if entity == "tool" => {
-                    let edited: Edited = event.data()?;
-                    conversation.results.edited.insert(edited.call_id.clone(), edited);
-                }
-                ("llm", "answered") if entity == "tool" => {
-                    let Answered { call_id, result, is_error, .. } = event.data()?;
-                    conversation.results.ended.insert(call_id, (result, is_error));
-                }
-                ("workflows", "completed") => conversation.results.is_complete = true,
-                ("agents", _) if entity.ends_with(TOOLS_SUFFIX) => {
-                    conversation.results.take(action, event)?;
-                }
-                _ => {}
-            }
-        }
-        Ok(conversation)
+        let mut reader = Reader::default();
+        journal.into_iter().try_for_each(|event| reader.read(event))?;
+        Ok(reader.conversation)
     }
 
     /// Takes the messages of a request. They hold the results of the calls before it, and the latest

@@ -333,7 +333,7 @@ fn redacted(data: &str) -> Part {
 /// Whether a part is reasoning that further pieces belong to.
 fn is_readable(part: &Part) -> bool {
     let Part::Reasoning { signature, .. } = part else { return false };
-    !signature.as_deref().is_some_and(|it| signature::of(REDACTED, it).is_some())
+    signature.as_deref().is_none_or(|it| signature::of(REDACTED, it).is_none())
 }
 
 /// A text in a value.
