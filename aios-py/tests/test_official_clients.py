@@ -265,6 +265,28 @@ async def test_should_forbid_requests_of_clients() -> None:
         forbid_real_requests(False)
 
 
+def events_of(answer: Any) -> bytes:
+    """An answer of Anthropic as it is streamed."""
+    if answer["type"] == "error":
+        events = [answer]
+    else:
+        events = [{"type": "message_start", "message": {**answer, "content": []}}]
+        for index, block in enumerate(answer["content"]):
+            delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
+            begun = {**block, "input": {}}
+            events += [
+                {"type": "content_block_start", "index": index, "content_block": begun},
+                {"type": "content_block_delta", "index": index, "delta": delta},
+                {"type": "content_block_stop", "index": index},
+            ]
+        ending = {"stop_reason": answer["stop_reason"]}
+        events += [
+            {"type": "message_delta", "delta": ending, "usage": answer["usage"]},
+            {"type": "message_stop"},
+        ]
+    return "".join(f"event: {it['type']}\ndata: {json.dumps(it)}\n\n" for it in events).encode()
+
+
 @contextmanager
 def serving(*answers: tuple[int, Any]) -> Iterator[tuple[str, list[str]]]:
     """A server with these statuses and bodies: its URL, and the bodies of the requests so far."""
@@ -274,9 +296,11 @@ def serving(*answers: tuple[int, Any]) -> Iterator[tuple[str, list[str]]]:
         def do_POST(self) -> None:
             received.append(self.rfile.read(int(self.headers["content-length"])).decode())
             status, value = left.pop(0)
-            body = json.dumps(value).encode()
+            is_streamed = status == 200 and json.loads(received[-1]).get("stream", False)
+            body = events_of(value) if is_streamed else json.dumps(value).encode()
+            kind = "text/event-stream" if is_streamed else "application/json"
             self.send_response(status)
-            self.send_header("content-type", "application/json")
+            self.send_header("content-type", kind)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
