@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use aios_agents::prelude::*;
+use aios_agents::{prelude::*, runtime::EngineOptions};
 use aios_core::{
     clock::VirtualClock,
     event::Event,
@@ -461,7 +461,9 @@ async fn should_keep_the_timers_of_a_paused_run() {
     }
     for store in [store(), sqlite().await] {
         let clock = VirtualClock::new(Timestamp::now());
-        let builder = runtime(&store).clock(Arc::new(clock.clone()));
+        // The clock is advanced faster than leases could be renewed.
+        let options = EngineOptions::new().with_lease_time(Duration::from_secs(3600));
+        let builder = runtime(&store).clock(Arc::new(clock.clone())).engine_options(options);
         let runtime = builder.workflow("nap", nap).start().await.unwrap();
         let run = runtime.start("nap", &()).await.unwrap();
         eventually("it sleeps", || async { actions(&run).await.len() == 2 }).await;
