@@ -81,7 +81,13 @@ async def test_should_work_with_minimal_grants_and_continue_after_a_restore(
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "DATABASE_URL": restored, "PATH": path}
     verified = subprocess.run(
-        command[1], shell=True, check=True, capture_output=True, text=True, env=environment, timeout=60
+        command[1],
+        shell=True,
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
     )
     assert re.search(r"checked [1-9]\d* events", verified.stdout)
     async with aios.Runtime(restored, agents=[greet], workflows=[welcome]) as runtime:

@@ -223,7 +223,9 @@ async def test_should_hand_a_conversation_back() -> None:
 
 async def test_should_continue_with_the_agent_that_has_the_conversation() -> None:
     other = ScriptedModel(text("paid"), text("more"), text("again"))
-    billing = aios.LlmAgent("billing", other, instructions="Explain invoices.", hand_back="Returns.")
+    billing = aios.LlmAgent(
+        "billing", other, instructions="Explain invoices.", hand_back="Returns."
+    )
     model, agent = triage(
         call("handover_to_billing", reason="r"), text("reception"), billing=billing
     )
