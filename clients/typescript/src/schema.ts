@@ -318,8 +318,8 @@ export interface paths {
         /**
          * Get the load of agents
          * @description Returns how many tasks agents of each type have to do, by name, on one page; at most 100 types. A task
-         *     counts until its result is recorded, so an autoscaler that keeps enough processes for this number
-         *     stops none that works on a long task.
+         *     counts until its result is recorded, so an autoscaler keeps enough processes for the tasks in progress. It
+         *     does not know which processes have them.
          */
         get: operations["get_scaling"];
         put?: never;
