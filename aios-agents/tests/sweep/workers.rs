@@ -2,10 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use aios_core::{BoxFuture, store::Store};
+use aios_core::{
+    BoxFuture,
+    store::{Store, StreamId},
+};
 use futures_util::future::join_all;
 
-use super::PATIENCE;
+use super::{PATIENCE, journals::Journals};
 
 /// Opens a store for one of the workers, which have trials at the same time.
 pub(super) type Open = dyn Fn() -> BoxFuture<'static, Arc<dyn Store>>;
@@ -30,10 +33,13 @@ pub(super) async fn share<C>(
     let work = (0..workers).map(|_| async {
         let mut store = open().await;
         while let Some((number, case)) = next() {
-            let finding = find(Arc::clone(&store), format!("t{number}"), &case);
+            let id = format!("t{number}");
+            let finding = find(Arc::clone(&store), id.clone(), &case);
             // A process that waits for a dead engine gives a task back after a minute.
-            let found = tokio::time::timeout(PATIENCE * 4, finding).await;
-            let found = found.unwrap_or_else(|_| vec!["it does not end".to_owned()]);
+            let found = match tokio::time::timeout(PATIENCE * 4, finding).await {
+                Ok(found) => found,
+                Err(_) => unfinished(&*store, &id).await,
+            };
             if !found.is_empty() {
                 failed.lock().unwrap().push(format!("{}: {found:#?}", describe(&case)));
                 // A process that has not ended keeps its leases.
@@ -44,4 +50,17 @@ pub(super) async fn share<C>(
     join_all(work).await;
     let failed = failed.into_inner().unwrap();
     assert!(failed.is_empty(), "{} cases fail:\n{}", failed.len(), failed.join("\n"));
+}
+
+/// Why a trial has not ended: its open runs, with the ends of their journals.
+async fn unfinished(store: &dyn Store, id: &str) -> Vec<String> {
+    let mut found = vec!["it does not end".to_owned()];
+    for (run_id, status) in (Journals { store, id, from: 0 }).open().await {
+        let stream = StreamId::of_run(&run_id).unwrap();
+        let journal = store.read_stream(&stream, 0, 1000).await.unwrap();
+        let actions: Vec<_> =
+            journal.iter().map(|it| it.event.event_type.action().to_owned()).collect();
+        found.push(format!("{run_id} is {status}: {}", actions.join(", ")));
+    }
+    found
 }
