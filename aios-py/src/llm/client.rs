@@ -52,7 +52,7 @@ impl NativeResponseEvents {
         let event = json::write(event)?.as_str().to_owned();
         let mut events = self.events.lock();
         // An event that is an error is read again without the keys.
-        let taken = events.take(&event).or_else(|_| events.take(&hidden(&self.keys, event)));
+        let taken = events.take(&event).or_else(|_| events.take(&hidden(self.keys.clone(), event)));
         drop(events);
         for piece in taken.map_err(|error| failed(py, &error))? {
             if let StreamEvent::Finished(response) = piece {
@@ -162,7 +162,7 @@ pub(crate) fn model_response<'py>(
     let format = Format::new(py, protocol, ProviderOptions::new("").with_name(name))?;
     // A body that is an error is read again without the keys: the message may be shortened, and have a
     // part of one.
-    match format.read(&body).or_else(|_| format.read(&hidden(&keys, body))) {
+    match format.read(&body).or_else(|_| format.read(&hidden(keys, body))) {
         Ok(response) => to_python(py, &response),
         Err(error) => Err(failed(py, &error)),
     }
@@ -181,12 +181,12 @@ pub(crate) fn model_status_error(
 ) -> PyErr {
     let delay = retry_after.and_then(read_retry_after);
     // Before the message is shortened, so that no part of a key is left.
-    let error = status_error(name, status, delay, &hidden(&keys, body));
+    let error = status_error(name, status, delay, &hidden(keys, body));
     failed(py, &error)
 }
 
 /// A text without the keys, which providers quote in errors.
-fn hidden(keys: &[String], text: String) -> String {
-    let keys = keys.iter().filter(|key| !key.is_empty());
-    keys.fold(text, |text, key| text.replace(key, "[key]"))
+fn hidden(keys: Vec<String>, text: String) -> String {
+    let keys = keys.into_iter().filter(|key| !key.is_empty());
+    keys.fold(text, |text, key| text.replace(&key, "[key]"))
 }
