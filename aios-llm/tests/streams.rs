@@ -99,7 +99,8 @@ async fn should_write_pieces_that_are_larger_than_an_item_may_be() {
         }
     }
     assert_eq!(begun, [(0, "search".to_owned())]);
-    assert!(arguments == json!({ "words": words }).to_string(), "{} bytes", arguments.len());
+    let expected = json!({ "words": words }).to_string();
+    assert!(arguments == expected, "{} bytes", arguments.len());
     assert!(thoughts == words, "{} bytes", thoughts.len());
     assert!(texts == answer, "{} bytes", texts.len());
 }

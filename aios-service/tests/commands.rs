@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::{Answer, Service, request};
 
 const TRACE_OF_ADA: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-const TRACE_OF_BOB: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+const TRACE_OF_BOB: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-53995c3f42cd8ad8-01";
 
 async fn service() -> Service {
     let keys = ["ada", "bob"]
