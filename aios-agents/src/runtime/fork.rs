@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use aios_core::{
     catalog::workflow::Gap,
-    event::{Event, EventId},
+    event::{Event, EventId, Metadata},
     failure::Failure,
     store::{RunRecord, RunStatus},
 };
@@ -241,15 +241,7 @@ impl RunHandle {
                 // Random values and UUIDs are those of the first run, however often it was forked.
                 let origin = origin.get_or_insert_with(|| seed_of(source, run_id));
                 let entry = fork.copy(entry, source.timestamp, origin);
-                let mut metadata = (*source.metadata).clone();
-                // The start of the copy is an event of its own; the others only repeat events.
-                if events.is_empty() {
-                    metadata = on_behalf_of(&self.metadata, metadata);
-                } else {
-                    mark_copy(&mut metadata, &source.id)?;
-                }
-                metadata.run_id = Some(new_id.into());
-                let metadata = Arc::new(metadata);
+                let metadata = self.metadata_of_copy(source, new_id, events.is_empty())?;
                 let copy = codec.encode(entry, source.timestamp, Arc::clone(&metadata))?.event;
                 // An event that another program wrote is encoded as it is, with its own id.
                 events.push(Event { id: EventId::generate(), metadata, ..copy });
@@ -277,6 +269,24 @@ impl RunHandle {
             }
         }
         Ok(events)
+    }
+
+    /// The metadata of the copy of an event in the new run. The start of the new run is an event of its own;
+    /// the others only repeat events.
+    fn metadata_of_copy(
+        &self,
+        source: &Event,
+        new_id: &str,
+        is_start: bool,
+    ) -> Result<Arc<Metadata>, RuntimeError> {
+        let mut metadata = (*source.metadata).clone();
+        if is_start {
+            metadata = on_behalf_of(&self.metadata, metadata);
+        } else {
+            mark_copy(&mut metadata, &source.id)?;
+        }
+        metadata.run_id = Some(new_id.into());
+        Ok(Arc::new(metadata))
     }
 
     /// The ends of the children that have succeeded, although the journal of the run does not say so: the
