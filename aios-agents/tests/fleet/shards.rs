@@ -578,7 +578,7 @@ async fn start_on_all_shards(runtime: &Runtime) -> Vec<RunHandle> {
     start_on_shards(runtime, 64).await
 }
 
-/// Starts a run with a gate on each of so many shards.
+/// Starts a run with a gate on each of the first `count` shards that ids of runs lead to.
 async fn start_on_shards(runtime: &Runtime, count: usize) -> Vec<RunHandle> {
     let mut ids: BTreeMap<Shard, String> = BTreeMap::new();
     for number in 0.. {
