@@ -23,8 +23,9 @@ use aios_core::{
 };
 
 use super::{
-    Driver, Exit, Message, acknowledge, assignment::AnonymousAnswer, classify::Answer,
-    refusal::Refusal,
+    Driver, Exit, Message, acknowledge,
+    classify::Answer,
+    tasks::{AnonymousAnswer, Refusal},
 };
 use crate::workflow::journal::{AgentEvent, Entry, Record};
 

@@ -3,7 +3,7 @@
 //! A mailbox belongs to an engine and anyone may publish to it, so nothing in an event is trusted. An
 //! answer counts for an attempt if all of this holds: the run awaits the task, the event comes from
 //! agents of the assigned type, and its cause is the event that assigned the attempt. Agents that are
-//! not built with aios may leave out the cause; their answers are held for a while (`assignment`).
+//! not built with aios may leave out the cause; their answers are held for a while (`tasks::assignment`).
 //!
 //! A result is also accepted from an earlier attempt that was given up: the work is done, and a
 //! repetition may do it twice. A failure of an earlier attempt says nothing about the current one.
@@ -12,7 +12,7 @@ use aios_core::{agent::TaskHeartbeat, catalog::agent, event::Event};
 
 use super::{
     Driver,
-    refusal::{ANONYMOUS, Refusal},
+    tasks::{ANONYMOUS, Refusal},
 };
 use crate::workflow::journal::{Entry, decode};
 

@@ -34,11 +34,10 @@ use super::{
     block::BlockState,
     children::Children,
     entries::{exit, failed, failures, read, read_entry, unreadable},
-    open_tasks::OpenTasks,
     origin::RunOrigin,
     place::{self, WORKFLOW_NOT_FOUND},
-    seek::recorded_attempts,
     successor::{Beginning, Succession, take_over},
+    tasks::{OpenTasks, recorded_attempts},
 };
 use crate::suggest::hint;
 use crate::workflow::{

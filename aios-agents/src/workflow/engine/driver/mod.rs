@@ -14,7 +14,7 @@
 //!
 //! Invariants:
 //!
-//! - The code sees an entry only after the store has it, unless its workflow looks ahead (`lookahead`).
+//! - The code sees an entry only after the store has it, unless its workflow looks ahead (`commit::lookahead`).
 //! - One append is in flight at a time. What comes in the meantime goes into the next one.
 //! - An answer of an agent is acknowledged only after its entry is durable.
 //! - A run is not advanced after the engine's leases have ended by its own clock.
@@ -47,27 +47,20 @@
 //! which are idempotent.
 
 mod answer;
-mod assignment;
 mod block;
 mod children;
 mod classify;
 mod commit;
 mod effects;
 mod entries;
-mod known;
 mod lifecycle;
 mod load;
-mod lookahead;
 mod measure;
-mod open_tasks;
 mod origin;
-mod outgoing;
 mod oversize;
 mod place;
-mod refusal;
-mod seek;
 mod successor;
-mod unclaimed;
+mod tasks;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -88,16 +81,18 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::warn;
 
 use self::{
-    assignment::Assignment, block::BlockState, children::Children, lookahead::Lookahead,
-    open_tasks::OpenTasks, origin::RunOrigin, outgoing::Outgoing, seek::RecordedAttempts,
+    block::BlockState,
+    children::Children,
+    commit::Lookahead,
+    origin::RunOrigin,
     successor::Succession,
+    tasks::{Assignment, OpenTasks, Outgoing, RecordedAttempts},
 };
 pub(super) use self::{
-    assignment::{assignment_id, recorded, recorded_anonymous},
     entries::run_metadata,
     lifecycle::run,
     oversize::too_large,
-    refusal::{ANONYMOUS, Refusal, refuse},
+    tasks::{ANONYMOUS, Refusal, assignment_id, recorded, recorded_anonymous, refuse},
 };
 use super::{Engine, Message, RunOutcome, recovery::Parked, runs::Inbox};
 use crate::workflow::{

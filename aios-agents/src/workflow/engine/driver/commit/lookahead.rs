@@ -18,15 +18,15 @@
 
 use aios_core::{broker::Delivery, store::StoreError};
 
-use super::{Driver, Exit, Outgoing};
 use crate::workflow::{
+    engine::driver::{Driver, Exit, tasks::Outgoing},
     journal::{Entry, Record},
     machine::Request,
 };
 
 /// How far the code is, compared with an append in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lookahead {
+pub(in super::super) enum Lookahead {
     /// It sees the records once they are durable.
     Behind,
     /// It has seen this many records, counted from the first one.
@@ -38,26 +38,26 @@ pub(super) enum Lookahead {
 impl Driver {
     /// Excludes a lookahead for as long as the run is loaded, because its last one was refuted. Takes over
     /// the notices that were not sent then.
-    pub(super) fn never_look_ahead(&mut self, notices: Outgoing) {
+    pub(in super::super) fn never_look_ahead(&mut self, notices: Outgoing) {
         self.looks_ahead = false;
         self.take_notices(notices);
     }
 
     /// Takes over the notices that the last driver of the run has not sent.
-    pub(super) fn take_notices(&mut self, mut notices: Outgoing) {
+    pub(in super::super) fn take_notices(&mut self, mut notices: Outgoing) {
         notices.keep_notices();
         self.tasks.outgoing = notices;
     }
 
     /// Whether the code has seen outcomes whose append is in flight. Until it is durable, nothing that the
     /// code requested takes effect.
-    pub(super) fn is_ahead(&self) -> bool {
+    pub(in super::super) fn is_ahead(&self) -> bool {
         self.append.as_ref().is_some_and(|append| append.lookahead != Lookahead::Behind)
     }
 
     /// Lets the code see the outcomes that are about to be appended, if it may. What it requests is
     /// recorded by the same append.
-    pub(super) async fn look_ahead(&mut self) -> Lookahead {
+    pub(in super::super) async fn look_ahead(&mut self) -> Lookahead {
         if !self.may_look_ahead() {
             return Lookahead::Behind;
         }
@@ -105,7 +105,7 @@ impl Driver {
     /// Once that is durable, the run is loaded again.
     ///
     /// The answers among them stay unacknowledged until then.
-    pub(super) fn retreat(
+    pub(in super::super) fn retreat(
         &mut self,
         mut records: Vec<Record>,
         answers: Vec<Delivery>,
@@ -123,7 +123,7 @@ impl Driver {
 }
 
 /// Whether an append that failed with this error ends the lookahead: the outcomes alone may be accepted.
-pub(super) fn is_refuted(error: &StoreError) -> bool {
+pub(in super::super) fn is_refuted(error: &StoreError) -> bool {
     #[cfg(feature = "simulation")]
     if aios_core::simulation::plants("a refuted lookahead continues") {
         return false;

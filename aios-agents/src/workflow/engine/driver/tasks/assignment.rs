@@ -34,54 +34,54 @@ use aios_core::{
     failure::Failure,
 };
 
-use super::{
-    Driver,
-    refusal::{ANONYMOUS, refuse},
-};
+use super::refusal::{ANONYMOUS, refuse};
 use crate::{
     agent::{codes, letters::dead_lettered},
     runtime::AnonymousAnswers,
     trace::SpanId,
     workflow::{
-        engine::tasks::{Attempt, Queued, lost_after},
+        engine::{
+            driver::Driver,
+            tasks::{Attempt, Queued, lost_after},
+        },
         journal::{AgentEvent, Entry},
     },
 };
 
 /// An attempt that was published to its agents.
 #[derive(Debug)]
-pub(super) struct Assignment {
+pub(in super::super) struct Assignment {
     /// Type of the agents that may answer.
     agent_type: Name,
     /// The agent that has to perform it; any agent of the type if `None`.
     agent_id: Option<Box<str>>,
     /// Number of the attempt, from 1.
-    pub(super) attempt: u32,
+    pub(in super::super) attempt: u32,
     /// Time that the agent's code may take.
     timeout: Option<Duration>,
     /// When this engine began to wait for an answer.
-    pub(super) assigned_at: Timestamp,
+    pub(in super::super) assigned_at: Timestamp,
     /// When it was recorded, which is about its place in the queue of its agents.
-    pub(super) recorded_at: Timestamp,
+    pub(in super::super) recorded_at: Timestamp,
     /// When it was last dispatched, and how often it was repeated.
-    pub(super) dispatched_at: Timestamp,
+    pub(in super::super) dispatched_at: Timestamp,
     /// Number of repeated dispatches, from which the pause before the next one follows.
-    pub(super) repeated: u32,
+    pub(in super::super) repeated: u32,
     /// When an agent's process last reported that it holds the attempt and has not begun it.
-    pub(super) held_at: Option<Timestamp>,
+    pub(in super::super) held_at: Option<Timestamp>,
     /// When the processes of its agents were asked who has it, because another engine, or this one
     /// earlier, may have dispatched it.
-    pub(super) sought_at: Option<Timestamp>,
+    pub(in super::super) sought_at: Option<Timestamp>,
     /// How soon a process that has it reports it, after it was dispatched or sought.
-    pub(super) report_within: Duration,
+    pub(in super::super) report_within: Duration,
     /// Since when the broker may have lost it.
-    pub(super) suspected_at: Option<Timestamp>,
+    pub(in super::super) suspected_at: Option<Timestamp>,
     /// When an agent was first known to work on this attempt.
     started_at: Option<Timestamp>,
     /// When the agent was last heard of.
     last_heartbeat: Option<Timestamp>,
     /// Counts the attempt among those that no agent has begun.
-    pub(super) queued: Option<Queued>,
+    pub(in super::super) queued: Option<Queued>,
     /// Makes the engine look for its dead letter: it was begun, and its agent may have abandoned
     /// it.
     silent: Option<Queued>,
@@ -95,12 +95,12 @@ pub(super) struct Assignment {
 
 impl Assignment {
     /// Type of the agents that may answer.
-    pub(super) fn agent_type(&self) -> &Name {
+    pub(in super::super) fn agent_type(&self) -> &Name {
         &self.agent_type
     }
 
     /// Whether an agent has begun the attempt, or its process has reported that it holds it.
-    pub(super) fn is_known_to_agents(&self) -> bool {
+    pub(in super::super) fn is_known_to_agents(&self) -> bool {
         self.started_at.is_some() || self.held_at.is_some()
     }
 
@@ -114,24 +114,24 @@ impl Assignment {
 
 /// An answer that names no assignment.
 #[derive(Debug)]
-pub(super) struct AnonymousAnswer {
+pub(in super::super) struct AnonymousAnswer {
     /// The attempt that it is taken to answer.
-    pub(super) attempt: u32,
+    pub(in super::super) attempt: u32,
     /// The answer as an entry.
-    pub(super) entry: Entry,
+    pub(in super::super) entry: Entry,
     /// To be acknowledged once it is accepted.
-    pub(super) delivery: Delivery,
+    pub(in super::super) delivery: Delivery,
 }
 
 impl Driver {
     /// The id of the event that assigns an attempt; every answer names it as its cause. It differs
     /// between runs that used the same id one after the other or in different stores.
-    pub(super) fn assignment_id(&self, operation: u64, attempt: u32) -> EventId {
+    pub(in super::super) fn assignment_id(&self, operation: u64, attempt: u32) -> EventId {
         assignment_id(&self.origin.incarnation, operation, attempt)
     }
 
     /// Metadata of the events that are published about a task.
-    pub(super) fn task_metadata(&self) -> Metadata {
+    pub(in super::super) fn task_metadata(&self) -> Metadata {
         let incarnation = Some(Arc::clone(&self.origin.incarnation_text));
         let reply_to = self.engine.ownership.mailbox();
         Metadata { incarnation, reply_to, ..(*self.origin.metadata).clone() }
@@ -139,7 +139,7 @@ impl Driver {
 
     /// Metadata of the event that assigns an attempt. Its trace context is the span of the attempt, so
     /// that the spans of the agent belong to it.
-    pub(super) fn assignment_metadata(&self, task: &TaskAssigned) -> Metadata {
+    pub(in super::super) fn assignment_metadata(&self, task: &TaskAssigned) -> Metadata {
         let operation = task.task_id.run().map_or(0, |(_, operation)| operation);
         let span = SpanId::of_attempt(&self.origin.incarnation, operation, task.attempt);
         let traceparent = Some(self.origin.trace.with_span(span).to_string().into());
@@ -150,7 +150,7 @@ impl Driver {
     ///
     /// A repeated dispatch of an attempt that is registered already changes nothing but the time of the
     /// last dispatch.
-    pub(super) fn expect_answer(
+    pub(in super::super) fn expect_answer(
         &mut self,
         operation: u64,
         task: &AgentEvent<TaskAssigned>,
@@ -202,7 +202,7 @@ impl Driver {
     }
 
     /// An agent works on the current attempt. From now on, silence means that it died.
-    pub(super) async fn on_heartbeat(&mut self, operation: u64) {
+    pub(in super::super) async fn on_heartbeat(&mut self, operation: u64) {
         let now = self.engine.clock.now();
         let Some(assignment) = self.tasks.assigned.get_mut(&operation) else { return };
         // The first heartbeat shows that the queue has moved up to this task.
@@ -226,7 +226,7 @@ impl Driver {
     }
 
     /// An agent starts the code of the current attempt, perhaps again: its time counts from now.
-    pub(super) async fn on_attempt_started(&mut self, operation: u64) {
+    pub(in super::super) async fn on_attempt_started(&mut self, operation: u64) {
         if let Some(assignment) = self.tasks.assigned.get_mut(&operation) {
             assignment.started_at = None;
         }
@@ -239,7 +239,11 @@ impl Driver {
     ///
     /// An attempt that waits for its dispatch has no grace, because the run is paused say, or the broker may
     /// not have taken it. Its answer is accepted at once, as that of a blocked run is.
-    pub(super) async fn keep_anonymous(&mut self, operation: u64, answer: AnonymousAnswer) {
+    pub(in super::super) async fn keep_anonymous(
+        &mut self,
+        operation: u64,
+        answer: AnonymousAnswer,
+    ) {
         if self.engine.options.anonymous_answers != AnonymousAnswers::AcceptAfterGrace {
             return refuse(answer.delivery, ANONYMOUS).await;
         }
@@ -285,7 +289,12 @@ impl Driver {
     /// timer of the next check.
     ///
     /// `is_read` says that the journal was just read, so that a task may be dispatched again.
-    pub(super) fn check_assignment(&mut self, operation: u64, now: Timestamp, is_read: bool) {
+    pub(in super::super) fn check_assignment(
+        &mut self,
+        operation: u64,
+        now: Timestamp,
+        is_read: bool,
+    ) {
         if let Some(until) = self.accept_kept(operation, now) {
             return self.engine.timers.set(until, &self.run_id, operation);
         }
@@ -333,7 +342,7 @@ impl Driver {
     }
 
     /// Ends a task if the time for all its attempts is over. Returns whether it did.
-    pub(super) fn expire(&mut self, operation: u64, now: Timestamp) -> bool {
+    pub(in super::super) fn expire(&mut self, operation: u64, now: Timestamp) -> bool {
         let (expires_at, task) = {
             let machine = self.execution.machine();
             let task = machine.task(operation).map(|(agent, attempt)| (agent.clone(), attempt));
@@ -356,7 +365,12 @@ impl Driver {
     }
 
     /// The delivery of an attempt became a dead letter: no agent will answer it.
-    pub(super) fn on_dead_letter(&mut self, operation: u64, attempt: u32, letter: &DeadLetter) {
+    pub(in super::super) fn on_dead_letter(
+        &mut self,
+        operation: u64,
+        attempt: u32,
+        letter: &DeadLetter,
+    ) {
         // A letter of an earlier run with the same id, or of another store.
         if letter.event.id != self.assignment_id(operation, attempt) {
             return;
@@ -389,7 +403,7 @@ impl Driver {
     }
 
     /// The current attempt has ended with an answer.
-    pub(super) fn end_assignment(&mut self, operation: u64) {
+    pub(in super::super) fn end_assignment(&mut self, operation: u64) {
         if let Some(assignment) = self.tasks.assigned.remove(&operation) {
             let now = self.engine.clock.now();
             self.engine.activity.record(&assignment.agent_type, now, assignment.recorded_at);
@@ -397,13 +411,13 @@ impl Driver {
     }
 
     /// The event of an answer as it is recorded in the journal.
-    pub(super) fn recorded(&self, answer: &Event, operation: u64, attempt: u32) -> Event {
+    pub(in super::super) fn recorded(&self, answer: &Event, operation: u64, attempt: u32) -> Event {
         recorded(answer, &self.origin.incarnation, operation, attempt, &self.origin.metadata)
     }
 }
 
 /// The id of the event that assigns an attempt at a task of an incarnation of a run.
-pub(in super::super) fn assignment_id(
+pub(in super::super::super) fn assignment_id(
     incarnation: &EventId,
     operation: u64,
     attempt: u32,
@@ -414,7 +428,7 @@ pub(in super::super) fn assignment_id(
 /// The event of an answer as it is recorded in the journal. Its id is derived, because an id chosen
 /// by the agent may be stored already, and so that two engines that record the same answer record
 /// it once.
-pub(in super::super) fn recorded(
+pub(in super::super::super) fn recorded(
     answer: &Event,
     incarnation: &EventId,
     operation: u64,
@@ -429,7 +443,7 @@ pub(in super::super) fn recorded(
 ///
 /// The id derives from that of the agent too, so that the answer to an earlier attempt does not hide one
 /// to a later attempt.
-pub(in super::super) fn recorded_anonymous(
+pub(in super::super::super) fn recorded_anonymous(
     answer: &Event,
     incarnation: &EventId,
     operation: u64,

@@ -24,10 +24,11 @@ use aios_core::{
     failure::Failure,
 };
 
-use super::{Driver, assignment::Assignment};
+use super::assignment::Assignment;
 use crate::workflow::{
     engine::{
         Engine,
+        driver::Driver,
         tasks::{dead_letters, lost_after},
     },
     journal::{AgentEvent, Entry},
@@ -37,10 +38,10 @@ use crate::workflow::{
 const REPORT: Duration = Duration::from_secs(1);
 
 /// The attempts that were recorded when a run was loaded, by operation, with their times.
-pub(super) type RecordedAttempts = BTreeMap<u64, (u32, Timestamp)>;
+pub(in super::super) type RecordedAttempts = BTreeMap<u64, (u32, Timestamp)>;
 
 /// The latest recorded attempt of each task.
-pub(super) fn recorded_attempts<'a>(
+pub(in super::super) fn recorded_attempts<'a>(
     journal: impl Iterator<Item = &'a (Entry, Timestamp)>,
 ) -> RecordedAttempts {
     let attempts = journal.filter_map(|(entry, at)| match entry {
@@ -52,7 +53,11 @@ pub(super) fn recorded_attempts<'a>(
 
 impl Driver {
     /// Seeks an attempt that the broker may have, instead of dispatching it. Returns whether it did.
-    pub(super) fn seek(&mut self, operation: u64, task: &AgentEvent<TaskAssigned>) -> bool {
+    pub(in super::super) fn seek(
+        &mut self,
+        operation: u64,
+        task: &AgentEvent<TaskAssigned>,
+    ) -> bool {
         // Once: a repeated dispatch is decided on by `unclaimed`.
         let Some((attempt, recorded_at)) = self.tasks.recorded_attempts.remove(&operation) else {
             return false;
@@ -82,7 +87,7 @@ impl Driver {
 
     /// The processes of the agents are asked for an attempt, and those that have it report it at
     /// once.
-    pub(super) fn on_sought(&mut self, operation: u64, attempt: u32) {
+    pub(in super::super) fn on_sought(&mut self, operation: u64, attempt: u32) {
         let now = self.engine.clock.now();
         let current = self.tasks.assigned.get_mut(&operation).filter(|it| it.attempt == attempt);
         let Some(assignment) = current.filter(|it| it.sought_at.is_some()) else { return };

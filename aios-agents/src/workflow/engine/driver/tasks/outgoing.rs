@@ -20,7 +20,7 @@ type Slot = Option<OwnedPermit<Dispatch>>;
 /// Tasks of a run that wait for the dispatcher. The run polls for a place in the dispatcher's queue
 /// itself, concurrently with its other work.
 #[derive(Default)]
-pub(super) struct Outgoing {
+pub(in super::super) struct Outgoing {
     /// Events that found no place, the oldest first.
     waiting: VecDeque<Dispatch>,
     /// The reservation of a place for the first of them.
@@ -29,7 +29,7 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     /// Passes an event on, or keeps it. None overtakes one that waits.
-    pub(super) fn push(&mut self, dispatch: Dispatch, dispatcher: &Sender<Dispatch>) {
+    pub(in super::super) fn push(&mut self, dispatch: Dispatch, dispatcher: &Sender<Dispatch>) {
         if !self.waiting.is_empty() {
             return self.waiting.push_back(dispatch);
         }
@@ -40,24 +40,24 @@ impl Outgoing {
     }
 
     /// Whether nothing waits.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in super::super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
     /// Releases the reserved place in the dispatcher's queue, which would block others while this
     /// is not polled.
-    pub(super) fn release_slot(&mut self) {
+    pub(in super::super) fn release_slot(&mut self) {
         self.slot = None;
     }
 
     /// Drops the tasks that were not dispatched; the run dispatches them again if it waits for
     /// them.
-    pub(super) fn keep_notices(&mut self) {
+    pub(in super::super) fn keep_notices(&mut self) {
         self.waiting.retain(|dispatch| dispatch.task.is_none());
     }
 
     /// Sends the waiting tasks; ready once there are none.
-    pub(super) fn poll(
+    pub(in super::super) fn poll(
         &mut self,
         dispatcher: &Sender<Dispatch>,
         context: &mut Context<'_>,

@@ -28,6 +28,9 @@
 //! A version alone would not stop an engine that lost its shard and has missed nothing. The store
 //! compares the fence with the lease in the same transaction, so a former owner is always refused.
 
+mod known;
+mod lookahead;
+
 use std::{collections::BTreeSet, future::poll_fn, sync::Arc};
 
 use aios_core::{
@@ -41,10 +44,11 @@ use aios_core::{
 };
 use tracing::warn;
 
+pub(super) use self::lookahead::Lookahead;
+use self::lookahead::is_refuted;
 use super::{
     Driver, Exit, InFlight, Message, acknowledge_all,
     entries::{exit, failures, read_entry},
-    lookahead::{Lookahead, is_refuted},
     oversize::{subject, too_large},
 };
 use crate::workflow::{

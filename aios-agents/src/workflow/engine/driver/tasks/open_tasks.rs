@@ -12,23 +12,25 @@ use std::collections::BTreeMap;
 
 use aios_core::agent::{Name, TaskCancelled, TaskId};
 
-use super::Driver;
-use crate::workflow::journal::{AgentEvent, Entry};
+use crate::workflow::{
+    engine::driver::Driver,
+    journal::{AgentEvent, Entry},
+};
 
 /// The types of the agents of open tasks, by operation.
 #[derive(Debug, Default)]
-pub(super) struct OpenTasks(BTreeMap<u64, Name>);
+pub(in super::super) struct OpenTasks(BTreeMap<u64, Name>);
 
 impl OpenTasks {
     /// The open tasks after these entries, the first ones of a run.
-    pub(super) fn of<'a>(journal: impl Iterator<Item = &'a Entry>) -> Self {
+    pub(in super::super) fn of<'a>(journal: impl Iterator<Item = &'a Entry>) -> Self {
         let mut open = Self::default();
         journal.for_each(|entry| open.note(entry));
         open
     }
 
     /// Notes the next entry.
-    pub(super) fn note(&mut self, entry: &Entry) {
+    pub(in super::super) fn note(&mut self, entry: &Entry) {
         let Some(operation) = entry.operation() else { return };
         match entry {
             Entry::TaskAssigned(task) => {
@@ -46,7 +48,7 @@ impl OpenTasks {
 
 impl Driver {
     /// Cancels the tasks whose calls the code has dropped during the replay.
-    pub(super) fn cancel_dropped_tasks(&mut self) {
+    pub(in super::super) fn cancel_dropped_tasks(&mut self) {
         let mut machine = self.execution.machine();
         for (&operation, agent_type) in &self.tasks.open.0 {
             if machine.is_abandoned(operation) {
@@ -56,7 +58,7 @@ impl Driver {
     }
 
     /// Adds to the next append that all open tasks are cancelled. Returns them.
-    pub(super) fn write_cancelled_tasks(&mut self) -> Vec<(Name, TaskId)> {
+    pub(in super::super) fn write_cancelled_tasks(&mut self) -> Vec<(Name, TaskId)> {
         let machine = self.execution.machine();
         let open = std::mem::take(&mut self.tasks.open.0).into_iter();
         let open: Vec<_> =

@@ -23,11 +23,13 @@ use metrics::counter;
 use serde_json::json;
 use tracing::{info, warn};
 
-use super::Driver;
 use crate::{
     agent::{FIRST_BEAT, codes},
     workflow::{
-        engine::tasks::{Queued, SEEK, WINDOW, lost_after},
+        engine::{
+            driver::Driver,
+            tasks::{Queued, SEEK, WINDOW, lost_after},
+        },
         journal::Entry,
     },
 };
@@ -39,7 +41,7 @@ impl Driver {
     /// Checks whether an agent has begun a task: reports an unclaimed task, and dispatches it again
     /// if its delivery seems to be lost and the journal was just read. Returns when to check again,
     /// unless an agent has begun it.
-    pub(super) fn check_unclaimed(
+    pub(in super::super) fn check_unclaimed(
         &mut self,
         operation: u64,
         now: Timestamp,
@@ -94,7 +96,7 @@ impl Driver {
     /// It is due if the broker is suspected to have lost tasks in the last `WINDOW`, or if the pause
     /// since the last dispatch, report or question is over. The pause doubles with each repeated
     /// dispatch. A process that reported it within the heartbeat timeout holds it.
-    pub(super) fn is_lost(&mut self, operation: u64, now: Timestamp) -> bool {
+    pub(in super::super) fn is_lost(&mut self, operation: u64, now: Timestamp) -> bool {
         let options = &self.engine.options;
         let patience = options.heartbeat_timeout;
         let first_pause = options.redispatch_after;
@@ -158,7 +160,7 @@ impl Driver {
     }
 
     /// The broker may have lost the tasks that no agent has begun.
-    pub(super) fn suspect(&mut self) {
+    pub(in super::super) fn suspect(&mut self) {
         let now = self.engine.clock.now();
         let look_at = now + lost_after(&self.engine.options);
         for (operation, assignment) in &mut self.tasks.assigned {
@@ -170,7 +172,7 @@ impl Driver {
     }
 
     /// An agent's process holds a task that it has not begun, so the task is not lost.
-    pub(super) fn on_held(&mut self, operation: u64) {
+    pub(in super::super) fn on_held(&mut self, operation: u64) {
         let now = self.engine.clock.now();
         if let Some(assignment) = self.tasks.assigned.get_mut(&operation) {
             assignment.held_at = Some(now);
@@ -178,7 +180,7 @@ impl Driver {
     }
 
     /// An agent has begun a task that may have been reported as unclaimed.
-    pub(super) fn on_claimed(&mut self, operation: u64, attempt: u32, queued: &Queued) {
+    pub(in super::super) fn on_claimed(&mut self, operation: u64, attempt: u32, queued: &Queued) {
         if queued.is_unclaimed() {
             self.record_claim_status(operation, attempt, agent::TASK_CLAIMED, None);
         }

@@ -16,15 +16,18 @@ use aios_core::{
 };
 use tracing::warn;
 
-use super::{Driver, Exit, InFlight, acknowledge_all, entries::exit, lookahead::Lookahead};
-use crate::workflow::journal::{Entry, JournalError, Record};
+use super::lookahead::Lookahead;
+use crate::workflow::{
+    engine::driver::{Driver, Exit, InFlight, acknowledge_all, entries::exit},
+    journal::{Entry, JournalError, Record},
+};
 
 impl Driver {
     /// Whether the store found all of the events at another place in the journal: another engine has
     /// recorded the same answers, or they are other events with the same ids. Events found at the
     /// expected place were appended by an earlier attempt, and so were those of an append that expects
     /// no place: the ids of outcomes are derived from their run or new.
-    pub(super) fn is_stray(&self, appended: Appended, in_flight: &InFlight) -> bool {
+    pub(in super::super) fn is_stray(&self, appended: Appended, in_flight: &InFlight) -> bool {
         if in_flight.lookahead == Lookahead::Diverged {
             return false;
         }
@@ -35,7 +38,7 @@ impl Driver {
 
     /// The store knows the ids of some of the events. Usually another engine has recorded the same answer,
     /// which is then found among the foreign appends.
-    pub(super) async fn on_known(
+    pub(in super::super) async fn on_known(
         &mut self,
         in_flight: InFlight,
         known: BTreeSet<EventId>,
@@ -49,7 +52,7 @@ impl Driver {
 
     /// Appends the records again without what is stored already. Blocks the run if an event that is no
     /// answer is stored: the ids of other events are derived from their run or new.
-    pub(super) async fn settle_known(
+    pub(in super::super) async fn settle_known(
         &mut self,
         in_flight: InFlight,
         known: &BTreeSet<EventId>,
@@ -82,7 +85,7 @@ impl Driver {
 
     /// Appends records whose place in the journal does not matter, without those that are stored
     /// already.
-    pub(super) async fn append_anywhere(
+    pub(in super::super) async fn append_anywhere(
         &mut self,
         records: &mut Vec<Record>,
     ) -> Result<(), JournalError> {
