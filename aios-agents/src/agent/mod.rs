@@ -52,6 +52,7 @@ pub(crate) mod letters;
 pub(crate) mod managed;
 mod names;
 mod registry;
+mod subscriber;
 mod typed;
 mod validation;
 

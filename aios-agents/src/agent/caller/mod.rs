@@ -28,7 +28,7 @@ use tokio::sync::watch;
 
 pub use self::call::TaskCall;
 use self::{pending::Pending, router::Router};
-use super::AgentError;
+use super::{AgentError, subscriber::Subscriber};
 use crate::task;
 
 /// The answer of an agent to a task.
@@ -99,17 +99,18 @@ impl TaskClient {
         let name = mailbox.as_str().into();
         let subscription =
             Subscription::mailbox(mailbox).with_on_exhausted(OnExhausted::Discard).temporary();
-        let deliveries = broker.subscribe(subscription.clone()).await?;
+        let (reader, timer) = (Arc::clone(&broker), Arc::clone(&clock));
+        let mut subscriber = Subscriber::new(reader, timer, subscription, "answers");
+        subscriber.subscribe().await?;
         let pending = Arc::new(Pending::default());
         let (open, is_open) = watch::channel(());
         let router = Router {
             broker: Arc::clone(&broker),
             clock: Arc::clone(&clock),
             source: Arc::clone(&source),
-            subscription,
             pending: Arc::clone(&pending),
         };
-        task::spawn(router.run(deliveries, is_open));
+        task::spawn(router.run(subscriber, is_open));
         Ok(Self(Arc::new(Inner { broker, clock, source, mailbox: name, pending, _open: open })))
     }
 

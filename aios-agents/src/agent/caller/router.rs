@@ -15,39 +15,35 @@ use std::sync::Arc;
 use aios_core::{
     Chain,
     agent::{TaskCompleted, TaskError, TaskFailed, TaskId},
-    broker::{Broker, BrokerError, Deliveries, Publish, Subscription},
+    broker::{Broker, BrokerError, Publish},
     catalog::agent,
     clock::Clock,
     event::{Event, EventError, EventType},
-    retry::Backoff,
 };
 
 use tokio::sync::watch;
 
 use super::{Answer, call::refused, pending::Pending};
-use crate::{agent::backoff::BackoffTimer, workflow::journal::TaskCancelled};
+use crate::{agent::subscriber::Subscriber, workflow::journal::TaskCancelled};
 
 /// Reads the mailbox and passes each answer to the call that waits for it.
 pub(super) struct Router {
     pub(super) broker: Arc<dyn Broker>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) source: Arc<str>,
-    /// How the mailbox was opened, to open it again.
-    pub(super) subscription: Subscription,
     pub(super) pending: Arc<Pending>,
 }
 
 impl Router {
     /// Reads until the client is dropped, the broker is closed, or it refuses permanently.
-    pub(super) async fn run(self, deliveries: Deliveries, mut is_open: watch::Receiver<()>) {
+    pub(super) async fn run(self, mut subscriber: Subscriber, mut is_open: watch::Receiver<()>) {
         // Nothing is ever sent: waiting fails when the sender is dropped.
         let dropped = async { while is_open.changed().await.is_ok() {} };
-        let mut deliveries = Some(deliveries);
         let error = tokio::select! {
             biased;
             // First, so that a dropped client wins over a steady flow of answers.
             () = dropped => None,
-            error = self.route_until_refused(&mut deliveries) => Some(error),
+            error = self.route_until_refused(&mut subscriber) => Some(error),
         };
         let Some(error) = error else {
             // Keep the mailbox until its tasks are cancelled, so that publishing an answer does not
@@ -56,7 +52,7 @@ impl Router {
         };
         if !matches!(error, BrokerError::Closed) {
             tracing::error!(
-                code = error.code(), error = %Chain(&error), mailbox = %self.subscription.address,
+                code = error.code(), error = %Chain(&error), mailbox = %subscriber.address(),
                 "the broker permanently refuses to deliver answers; all further calls fail"
             );
         }
@@ -64,46 +60,17 @@ impl Router {
     }
 
     /// Reads until a permanent error.
-    async fn route_until_refused(&self, deliveries: &mut Option<Deliveries>) -> BrokerError {
-        let mut backoff = BackoffTimer::new(Backoff::default());
+    async fn route_until_refused(&self, subscriber: &mut Subscriber) -> BrokerError {
         loop {
-            let read = match deliveries {
-                Some(open) => self.route_all(open, &mut backoff).await,
-                None => match self.broker.subscribe(self.subscription.clone()).await {
-                    Ok(again) => {
-                        *deliveries = Some(again);
-                        continue;
-                    }
-                    Err(error) => error,
-                },
-            };
-            *deliveries = None;
-            if !read.is_retryable() {
-                return read;
-            }
-            tracing::warn!(error = %Chain(&read), "failed to read answers; subscribing again");
-            backoff.wait(&*self.clock).await;
-        }
-    }
-
-    /// Reads until an error.
-    async fn route_all(
-        &self,
-        deliveries: &mut Deliveries,
-        backoff: &mut BackoffTimer,
-    ) -> BrokerError {
-        while let Some(item) = deliveries.next().await {
-            let delivery = match item {
+            let delivery = match subscriber.next().await {
                 Ok(delivery) => delivery,
                 Err(error) => return error,
             };
-            backoff.reset();
             self.route(&delivery.event);
             if let Err(error) = delivery.ack().await {
                 tracing::warn!(error = %Chain(&error), "failed to acknowledge an answer");
             }
         }
-        BrokerError::Closed
     }
 
     /// Cancels the tasks whose answers have no receiver any more, so that their agents do not keep

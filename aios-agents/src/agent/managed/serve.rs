@@ -17,14 +17,13 @@ use aios_core::{
     catalog::agent::{self, AGENTS_REPORTED, AgentsReported, Seen, StatusChanged, TypeRegistered},
     clock::Clock,
     event::{Event, EventId, EventType},
-    retry::Backoff,
     store::{AgentFilter, AgentStatus, Append, EventStoreExt, PageRequest, Store, StreamId},
 };
 use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::{Definition, ManagedAgentError, desired, register};
-use crate::agent::{AgentError, backoff::BackoffTimer};
+use crate::agent::{AgentError, subscriber::Subscriber};
 
 /// How long schemas count as in use after a report of them.
 const IN_USE: Duration = Duration::from_secs(600);
@@ -34,20 +33,22 @@ const REPORTED: &str = "agents.*.agents_reported";
 
 /// Answers reports until the broker is closed.
 pub(crate) async fn serve(server: Server) {
-    let mut backoff = BackoffTimer::new(Backoff::default());
+    let mut subscriber = match server.subscriber() {
+        Ok(subscriber) => subscriber,
+        Err(error) => return give_up(&error),
+    };
     loop {
-        match server.answer_reports(&mut backoff).await {
-            Ok(()) => return,
-            Err(error) if error.is_retryable() => {
-                tracing::warn!(code = error.code(), error = %Chain(&error), "failed to receive reports of agents; subscribing again");
-                backoff.wait(&*server.clock).await;
-            }
-            Err(error) => {
-                tracing::error!(code = error.code(), error = %Chain(&error), "failed to receive reports of agents; processes without a store host no agents that are resources");
-                return;
-            }
+        match subscriber.next().await {
+            Ok(delivery) => server.take(delivery).await,
+            Err(BrokerError::Closed) => return,
+            Err(error) => return give_up(&error.into()),
         }
     }
+}
+
+/// Reports that the broker refuses the subscription permanently.
+fn give_up(error: &AgentError) {
+    tracing::error!(code = error.code(), error = %Chain(error), "failed to receive reports of agents; processes without a store host no agents that are resources");
 }
 
 /// A process with a store and an engine, which answers reports.
@@ -92,24 +93,14 @@ impl SchemasInUse {
 }
 
 impl Server {
-    /// Subscribes with a temporary group of its own, and answers until an error. Returns `Ok` when
-    /// the broker is closed.
-    async fn answer_reports(&self, backoff: &mut BackoffTimer) -> Result<(), AgentError> {
+    /// A reader of reports, with a temporary group of its own.
+    fn subscriber(&self) -> Result<Subscriber, AgentError> {
         let group = Group::new(format!("agents.reported.{}", EventId::generate()))?;
         let subscription = Subscription::group(group, [REPORTED.parse()?])
             .with_on_exhausted(OnExhausted::Discard)
             .temporary();
-        let mut deliveries = self.broker.subscribe(subscription).await?;
-        loop {
-            match deliveries.next().await {
-                Some(Ok(delivery)) => {
-                    backoff.reset();
-                    self.take(delivery).await;
-                }
-                None | Some(Err(BrokerError::Closed)) => return Ok(()),
-                Some(Err(error)) => return Err(error.into()),
-            }
-        }
+        let (broker, clock) = (Arc::clone(&self.broker), Arc::clone(&self.clock));
+        Ok(Subscriber::new(broker, clock, subscription, "reports of agents"))
     }
 
     /// A report is repeated, so one that cannot be answered now is dropped.

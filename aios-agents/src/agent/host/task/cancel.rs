@@ -9,9 +9,8 @@
 use std::sync::Arc;
 
 use aios_core::{
-    Chain,
     agent::TaskCancelled,
-    broker::{BrokerError, Deliveries, Delivery, Group, OnExhausted, Subscription},
+    broker::{BrokerError, Delivery, Group, OnExhausted, Subscription},
     catalog::agent::{ATTEMPT_CANCELLED, ATTEMPT_CONFIRMED, ATTEMPT_SOUGHT},
     event::{EventId, Pattern},
     failure::Failure,
@@ -20,8 +19,8 @@ use aios_core::{
 use super::{answer::log_unsettled, attempt_cache::TaskKey, sought};
 use crate::agent::{
     AgentError,
-    backoff::BackoffTimer,
     host::{Shared, hosted::HostedType},
+    subscriber::Subscriber,
 };
 
 /// Subscribes to cancellations, and to answers and questions about attempts. Returns a future that handles them
@@ -40,20 +39,22 @@ pub(crate) async fn listen(
     });
     let subscription =
         Subscription::group(group, patterns).with_on_exhausted(OnExhausted::Discard).temporary();
+    let (broker, clock) = (Arc::clone(&shared.broker), Arc::clone(&shared.clock));
+    let what = "cancellations and answers about attempts";
+    let mut subscriber =
+        Subscriber::new(broker, clock, subscription, what).with_backoff(shared.options.backoff);
     // A subscription without patterns is invalid.
-    let subscribed = match types.is_empty() {
-        true => None,
-        false => Some(shared.broker.subscribe(subscription.clone()).await),
-    };
-    let subscribed = match subscribed {
-        Some(Err(error)) if !error.is_retryable() => return Err(error.into()),
-        subscribed => subscribed,
-    };
+    if !types.is_empty()
+        && let Err(error) = subscriber.subscribe().await
+        && !error.is_retryable()
+    {
+        return Err(error.into());
+    }
     let shared = Arc::clone(shared);
     let types = types.to_vec();
     Ok(async move {
-        if let Some(subscribed) = subscribed {
-            handle_cancellations(&shared, &types, subscription, subscribed).await;
+        if !types.is_empty() {
+            handle_cancellations(&shared, &types, subscriber).await;
         }
     })
 }
@@ -63,51 +64,15 @@ pub(crate) async fn listen(
 async fn handle_cancellations(
     shared: &Shared,
     types: &[Arc<HostedType>],
-    subscription: Subscription,
-    mut subscribed: Result<Deliveries, BrokerError>,
+    mut subscriber: Subscriber,
 ) {
-    let mut backoff = BackoffTimer::new(shared.options.backoff);
     loop {
-        let mut deliveries = match subscribed {
-            Ok(deliveries) => deliveries,
-            Err(error) => match resubscribe(shared, &subscription, error, &mut backoff).await {
-                Ok(again) => again,
-                Err(BrokerError::Closed) => return,
-                Err(error) => return shared.fail("receive cancellations", &error.into()),
-            },
-        };
-        subscribed = loop {
-            match deliveries.next().await {
-                Some(Ok(delivery)) => {
-                    backoff.reset();
-                    take(shared, types, delivery).await;
-                }
-                None => return,
-                Some(Err(error)) => break Err(error),
-            }
-        };
-    }
-}
-
-/// Subscribes until it succeeds or fails permanently.
-async fn resubscribe(
-    shared: &Shared,
-    subscription: &Subscription,
-    mut error: BrokerError,
-    backoff: &mut BackoffTimer,
-) -> Result<Deliveries, BrokerError> {
-    while error.is_retryable() {
-        tracing::warn!(
-            code = error.code(), error = %Chain(&error),
-            "failed to receive cancellations and answers about attempts; subscribing again"
-        );
-        backoff.wait(&*shared.clock).await;
-        match shared.broker.subscribe(subscription.clone()).await {
-            Ok(deliveries) => return Ok(deliveries),
-            Err(again) => error = again,
+        match subscriber.next().await {
+            Ok(delivery) => take(shared, types, delivery).await,
+            Err(BrokerError::Closed) => return,
+            Err(error) => return shared.fail("receive cancellations", &error.into()),
         }
     }
-    Err(error)
 }
 
 /// Handles one event by its action. The default is a cancellation.
