@@ -14,6 +14,7 @@ use super::{
     faulty::FaultyStore,
     journals::Journals,
     script::{Script, insist, nameless, settled},
+    workers::begin,
 };
 
 /// Leases that no trial outlives.
@@ -58,7 +59,9 @@ impl Course<'_> {
         };
         let faulty = FaultyStore::new(Arc::clone(self.store));
         let mut point = set(&faulty);
+        begin("the first process starts");
         let mut runtime = another(faulty.clone()).await.unwrap();
+        begin("the script runs in the first process");
         let mut outcome = tokio::select! {
             biased;
             () = point.reached(1), if self.fault.is_some_and(Fault::ends_process) => None,
@@ -69,6 +72,7 @@ impl Course<'_> {
         let is_undisturbed = outcome.is_some() && self.fault != Some(Fault::Never);
         let (mut done, mut before) = (BTreeSet::new(), usize::MAX);
         if !is_undisturbed {
+            begin("the first process ends");
             let mut next = None;
             if self.fault == Some(Fault::Relieve) {
                 let joined = another(Arc::clone(self.store)).await.unwrap();
@@ -86,16 +90,21 @@ impl Course<'_> {
                     runtime.shutdown(PATIENCE).await.unwrap();
                 }
             }
+            begin("the journals are read");
             done = journals.done().await;
             // Now: what another process does meanwhile is not in the journals that were read.
             before = self.executions.all().len();
+            begin("the next process starts");
             runtime = match next {
                 Some(next) => next,
                 None => another(Arc::clone(self.store)).await.unwrap(),
             };
+            begin("the script runs in the next process");
             outcome = Some(self.insist(&runtime).await);
         }
+        begin("the other runs end");
         settled(&journals).await;
+        begin("the last process shuts down");
         runtime.shutdown(PATIENCE).await.unwrap();
 
         let mut found = journals.faults().await;

@@ -1,6 +1,9 @@
 //! The workers that take the cases of a sweep.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    cell::Cell,
+    sync::{Arc, Mutex},
+};
 
 use aios_core::{
     BoxFuture,
@@ -12,6 +15,16 @@ use super::{PATIENCE, journals::Journals};
 
 /// Opens a store for one of the workers, which have trials at the same time.
 pub(super) type Open = dyn Fn() -> BoxFuture<'static, Arc<dyn Store>>;
+
+tokio::task_local! {
+    /// What the trial is doing, for the report of one that does not end.
+    static STAGE: Cell<&'static str>;
+}
+
+/// Notes what the trial does next.
+pub(super) fn begin(stage: &'static str) {
+    STAGE.with(|current| current.set(stage));
+}
 
 #[allow(clippy::disallowed_methods, reason = "a person asks for every case")]
 pub(super) fn takes_all() -> bool {
@@ -35,11 +48,14 @@ pub(super) async fn share<C>(
         while let Some((number, case)) = next() {
             let id = format!("t{number}");
             let finding = find(Arc::clone(&store), id.clone(), &case);
-            // A process that waits for a dead engine gives a task back after a minute.
-            let found = match tokio::time::timeout(PATIENCE * 4, finding).await {
-                Ok(found) => found,
-                Err(_) => unfinished(&*store, &id).await,
+            let trial = async {
+                // A process that waits for a dead engine gives a task back after a minute.
+                match tokio::time::timeout(PATIENCE * 4, finding).await {
+                    Ok(found) => found,
+                    Err(_) => unfinished(&*store, &id).await,
+                }
             };
+            let found = STAGE.scope(Cell::new("the trial begins"), trial).await;
             if !found.is_empty() {
                 failed.lock().unwrap().push(format!("{}: {found:#?}", describe(&case)));
                 // A process that has not ended keeps its leases.
@@ -52,9 +68,9 @@ pub(super) async fn share<C>(
     assert!(failed.is_empty(), "{} cases fail:\n{}", failed.len(), failed.join("\n"));
 }
 
-/// Why a trial has not ended: its open runs, with the ends of their journals.
+/// Why a trial has not ended: what it does, and its open runs with their journals.
 async fn unfinished(store: &dyn Store, id: &str) -> Vec<String> {
-    let mut found = vec!["it does not end".to_owned()];
+    let mut found = vec![format!("it does not end: {}", STAGE.with(Cell::get))];
     for (run_id, status) in (Journals { store, id, from: 0 }).open().await {
         let stream = StreamId::of_run(&run_id).unwrap();
         let journal = store.read_stream(&stream, 0, 1000).await.unwrap();
