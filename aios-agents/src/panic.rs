@@ -29,6 +29,18 @@ pub fn interrupt() -> ! {
     resume_unwind(Box::new(Interrupted))
 }
 
+/// Leaves the code of a workflow and blocks its run with this failure.
+///
+/// For workflows that run in another language and can't continue: the run continues when its code was
+/// corrected.
+///
+/// # Panics
+///
+/// Always: it unwinds without a call of the panic hook. The engine catches it.
+pub fn block(failure: Failure) -> ! {
+    resume_unwind(Box::new(Refused(failure)))
+}
+
 /// Whether a panic is that of [`interrupt`].
 pub(crate) fn is_interrupt(panic: &(dyn Any + Send)) -> bool {
     panic.is::<Interrupted>()

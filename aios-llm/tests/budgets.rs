@@ -54,7 +54,7 @@ async fn should_fail_before_a_call_that_exceeds_a_limit() {
         let agent = LlmAgent::new(Arc::clone(&model)).tool(search_tool()).budget(budget);
         let failure = failure(&start(&runtime(agent).await).await).await;
         assert_eq!(
-            (failure.code.as_str(), &failure.details["limit"]),
+            (failure.code.as_str(), &failure.details.to_value()["limit"]),
             ("BUDGET_EXCEEDED", &json!(limit))
         );
         assert!(model.requests().len() < 2, "{limit}");
@@ -173,7 +173,7 @@ async fn should_keep_the_limits_that_a_person_does_not_raise() {
     let limits = Limits { requests: Some(5), ..Limits::default() };
     run.signal(BUDGET_SIGNAL, &BudgetDecision::Raise { limits }).await.unwrap();
     run.signal(BUDGET_SIGNAL, &BudgetDecision::Stop).await.unwrap();
-    assert_eq!(failure(&run).await.details["limit"], json!("tool_calls"));
+    assert_eq!(failure(&run).await.details.to_value()["limit"], json!("tool_calls"));
 }
 
 #[tokio::test]
@@ -208,7 +208,10 @@ async fn should_not_wait_longer_for_a_provider_than_the_wall_time() {
     let budget = Budget::new().with_wall_time(Duration::from_millis(50));
     let model = ScriptedModel::with_results([Err(later(year))]);
     let limited = runtime(LlmAgent::new(model).budget(budget)).await;
-    assert_eq!(failure(&start(&limited).await).await.details["limit"], json!("wall_time"));
+    assert_eq!(
+        failure(&start(&limited).await).await.details.to_value()["limit"],
+        json!("wall_time")
+    );
     // No timer is that long.
     let model = ScriptedModel::with_results([Err(later(1000 * year))]);
     let unlimited = runtime(LlmAgent::new(model)).await;
@@ -223,7 +226,10 @@ async fn should_not_run_a_tool_for_longer_than_the_wall_time() {
     let agent = LlmAgent::new(scripted([search_call("a")])).tool(tool).budget(budget);
     let runtime = runtime(agent).await;
     let started = std::time::Instant::now();
-    assert_eq!(failure(&start(&runtime).await).await.details["limit"], json!("wall_time"));
+    assert_eq!(
+        failure(&start(&runtime).await).await.details.to_value()["limit"],
+        json!("wall_time")
+    );
     assert!(started.elapsed() < Duration::from_secs(30), "the timeout of the tool is 60 s");
 }
 
@@ -241,7 +247,7 @@ async fn should_not_repeat_a_tool_for_longer_than_the_wall_time() {
     match in_time(start(&runtime).await.result::<String>()).await {
         Ok(result) => assert_eq!(result, "done"),
         Err(RunError::Failed { failure, .. }) => {
-            assert_eq!(failure.details["limit"], json!("wall_time"));
+            assert_eq!(failure.details.to_value()["limit"], json!("wall_time"));
         }
         Err(error) => panic!("{error}"),
     }
@@ -261,7 +267,7 @@ async fn should_not_wait_for_a_child_workflow_for_longer_than_the_wall_time() {
         .workflow("waits", |context: WorkflowContext, _: serde_json::Value| waits(context, ()));
     let runtime = builder.start().await.unwrap();
     let run = start(&runtime).await;
-    assert_eq!(failure(&run).await.details["limit"], json!("wall_time"));
+    assert_eq!(failure(&run).await.details.to_value()["limit"], json!("wall_time"));
     let journal = run.journal(0, 1000).await.unwrap();
     let started = journal.iter().map(|it| &it.event);
     let mut started = started.filter(|event| event.event_type.action() == "child_started");
@@ -287,7 +293,7 @@ async fn should_not_begin_an_approved_call_after_the_wall_time() {
     let signal = one_pending(&run).await.signal;
     clock.advance(2 * MINUTE);
     run.signal(&signal, &Decision::Approve).await.unwrap();
-    assert_eq!(failure(&run).await.details["limit"], json!("wall_time"));
+    assert_eq!(failure(&run).await.details.to_value()["limit"], json!("wall_time"));
     let journal = run.journal(0, 1000).await.unwrap();
     let is_tool = |event: &Event| event.event_type.as_str() == "agents.agent_tools.task_assigned";
     assert!(!journal.iter().any(|it| is_tool(&it.event)));

@@ -458,7 +458,7 @@ async fn should_end_an_agent_with_the_wall_time_of_its_caller() {
     assert!(seconds <= 60, "{input}");
 
     clock.advance(2 * MINUTE);
-    assert_eq!(failure(&run).await.details["limit"], json!("wall_time"));
+    assert_eq!(failure(&run).await.details.to_value()["limit"], json!("wall_time"));
     let ended = in_time(child.result::<String>()).await.unwrap_err();
     assert_eq!(ended.code(), "RUN_CANCELLED");
 }

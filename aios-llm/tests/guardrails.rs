@@ -35,7 +35,7 @@ async fn should_stop_a_run_before_its_first_request() {
     assert_eq!(failure.code, "GUARDRAIL_TRIPPED");
     let expected =
         json!({"guardrail": "no_keys", "stage": "input", "reason": "the prompt has a key"});
-    assert_eq!(failure.details, expected);
+    assert_eq!(failure.details.to_value(), expected);
     assert!(model.requests().is_empty());
     let journal = run.journal(0, 1000).await.unwrap();
     let tripped = journal.iter().any(|it| it.event.event_type.as_str() == "llm.guardrail.tripped");

@@ -59,7 +59,10 @@ async fn should_limit_all_runs_of_a_subject_together() {
     };
     assert_eq!(ended("mary").await.unwrap(), "one");
     assert_eq!(ended("mary").await.unwrap(), "two");
-    assert_eq!(failure(&run_of(&runtime, "mary").await).await.details["scope"], "subject");
+    assert_eq!(
+        failure(&run_of(&runtime, "mary").await).await.details.to_value()["scope"],
+        "subject"
+    );
     assert_eq!(ended("paul").await.unwrap(), "of paul");
     let expected =
         Spent { requests: 3, usage: Usage::new(30, 15), tool_calls: 1, ..Spent::default() };
@@ -105,7 +108,7 @@ async fn should_never_exceed_the_limit_of_a_subject_with_several_engines() {
         match in_time(run.result::<String>()).await {
             Ok(_) => allowed += 1,
             Err(RunError::Failed { failure, .. }) => {
-                assert_eq!(failure.details["scope"], "subject", "{failure}");
+                assert_eq!(failure.details.to_value()["scope"], "subject", "{failure}");
             }
             Err(error) => panic!("{error}"),
         }

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import decimal
 import pickle
+import sqlite3
+from pathlib import Path
 
 import aios
 import pytest
+from aios._aios import loads
 from aios._errors import build, describe
 
 
@@ -99,7 +104,7 @@ class Declined(aios.TaskError):
 
 
 def test_should_describe_an_error_whose_class_does_not_call_the_constructor_of_its_base() -> None:
-    assert describe(Declined(7), "TASK_FAILED") == ("DECLINED", "7", None, True)
+    assert describe(Declined(7), "TASK_FAILED") == ("DECLINED", "7", None, True, None)
 
 
 class Odd(Exception):
@@ -113,11 +118,11 @@ def test_should_describe_a_group_by_the_error_that_must_not_be_tried_again() -> 
         ExceptionGroup("group", [refused]),
         ExceptionGroup("group", [ValueError(), ExceptionGroup("inner", [OSError(), refused])]),
     ):
-        assert describe(group, "TASK_FAILED") == ("REFUSED", "card refused", None, False)
-    (code, message, _, retryable) = describe(ExceptionGroup("group", [ValueError("no")]), "FAILED")
+        assert describe(group, "TASK_FAILED") == ("REFUSED", "card refused", None, False, None)
+    (code, message, _, retryable, _) = describe(ExceptionGroup("group", [ValueError("no")]), "FAILED")
     assert (code, message, retryable) == ("FAILED", "ValueError: no", True)
     group = ExceptionGroup("group", [ValueError("no"), aios.TaskError("again", code="AGAIN")])
-    (code, message, _, retryable) = describe(group, "FAILED")
+    (code, message, _, retryable, _) = describe(group, "FAILED")
     assert (code, message, retryable) == (
         "FAILED",
         "ExceptionGroup: group (2 sub-exceptions)",
@@ -176,3 +181,48 @@ async def test_should_record_the_items_of_an_iterator_in_details() -> None:
         with pytest.raises(aios.TaskError) as raised:
             await runtime.call("refusing")
     assert raised.value.details == {"items": ["1"]}
+
+
+#: Numbers that no Python type represents, and the ways to write others.
+DETAILS = (
+    '{"order":12345678901234567890123,"far":1e400,"near":0.1000000000000000055,"one":1.00,"z":-0}'
+)
+
+
+async def test_should_pass_the_details_of_a_failure_on_character_by_character(
+    tmp_path: Path,
+) -> None:
+    @aios.workflow("fails")
+    async def fails(context: aios.WorkflowContext) -> None:
+        raise build("task", "SOLD_OUT", "no tea", loads(DETAILS), False, None, None, DETAILS)
+
+    @aios.workflow("asks")
+    async def asks(context: aios.WorkflowContext, how: str) -> None:
+        try:
+            await context.child(fails)
+        except aios.TaskError as error:
+            if how == "changes":
+                error.details["near"] = 1
+            if how == "step":
+                await context.step("again", again, error)
+            raise
+
+    def again(error: aios.TaskError) -> None:
+        raise error
+
+    path = tmp_path / "details.db"
+    async with aios.Runtime(f"sqlite:{path}", workflows=[fails, asks]) as runtime:
+        for how in ["passes", "step", "changes"]:
+            run = await runtime.start(asks, how, id=how)
+            with pytest.raises(aios.RunFailedError) as raised:
+                await run.result()
+            assert raised.value.details["order"] == 12345678901234567890123
+            # A `Decimal` that Python code writes is a string.
+            far = "1E+400" if how == "changes" else decimal.Decimal("1e400")
+            assert raised.value.details["far"] == far
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        cells = [cell for row in database.execute("SELECT * FROM workflow_runs") for cell in row]
+    failures = [cell for cell in cells if isinstance(cell, str) and "SOLD_OUT" in cell]
+    # One of each run, and that of its child.
+    assert len(failures) == 6
+    assert sum(DETAILS in failure for failure in failures) == 5

@@ -9,7 +9,7 @@ use aios_core::{
 use aios_service::http::ApiOptions;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Jump, Service, on_every_store, pause};
+use crate::support::{Answer, DETAILS, Jump, Service, on_every_store, pause, text};
 
 on_every_store! {
     should_start_a_run_and_return_its_result
@@ -510,5 +510,19 @@ async fn should_find_runs_with_any_id(service: Service) {
         start(&service, "approval", id, json!(null)).await;
         let run = service.get(&format!("/runs/{path}")).await;
         assert_eq!((run.status.as_u16(), &run.body["data"]["id"]), (200, &json!(id)), "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_send_the_details_of_failures_character_by_character() {
+    for service in [Service::in_memory().await, Service::on_sqlite().await] {
+        let body = json!({ "run_id": "d", "input": null });
+        let started = service.post("/workflows/detailed/actions/execute", &body).await;
+        assert_eq!(started.status, 202, "{started:?}");
+        service.result("d").await;
+        for path in ["/runs/d", "/runs/d/result", "/runs/d/journal", "/runs"] {
+            let text = text(&service.router, path).await;
+            assert!(text.contains(DETAILS), "{path}: {text}");
+        }
     }
 }

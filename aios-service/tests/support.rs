@@ -12,7 +12,7 @@ use aios_broker::memory::MemoryBroker;
 use aios_core::{
     BoxFuture,
     clock::{Clock, SystemClock},
-    event::Timestamp,
+    event::{Payload, Timestamp},
     store::Store,
 };
 use aios_service::http::{ApiOptions, api};
@@ -71,6 +71,15 @@ async fn parent(context: WorkflowContext, _: Value) -> Result<Value, WorkflowErr
 
 async fn failing(_: WorkflowContext, _: Value) -> Result<Value, WorkflowError> {
     Err(WorkflowError::failed(Failure::new("CARD_DECLINED", "no money")))
+}
+
+/// Numbers that no Rust type represents.
+pub(crate) const DETAILS: &str =
+    r#"{"order":12345678901234567890123,"far":1e400,"near":0.1000000000000000055}"#;
+
+async fn detailed(_: WorkflowContext, _: Value) -> Result<Value, WorkflowError> {
+    let details = Payload::from_text(DETAILS.to_owned()).unwrap();
+    Err(WorkflowError::failed(Failure::new("SOLD_OUT", "no tea").with_details(details)))
 }
 
 async fn refused(context: WorkflowContext, _: Value) -> Result<Value, WorkflowError> {
@@ -153,6 +162,7 @@ impl Service {
             .workflow("welcome", welcome)
             .workflow("approval", approval)
             .workflow("failing", failing)
+            .workflow("detailed", detailed)
             .workflow("parent", parent)
             .workflow("refused", refused)
             .start()
@@ -190,6 +200,13 @@ impl Service {
     pub(crate) async fn result(&self, run_id: &str) -> Answer {
         self.get(&format!("/runs/{run_id}/result?wait=20s")).await
     }
+}
+
+/// The text of a response.
+pub(crate) async fn text(router: &Router, path: &str) -> String {
+    let response = router.clone().oneshot(request(Method::GET, path, None)).await.unwrap();
+    let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    String::from_utf8(body.to_vec()).unwrap()
 }
 
 /// Sends a request to a router.

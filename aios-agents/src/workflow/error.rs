@@ -5,11 +5,14 @@
 //! messages; the third passes through `?` like an error, so that no helper function of the user has to
 //! know about it.
 
-use std::{error::Error, fmt};
+use std::{collections::BTreeMap, error::Error, fmt};
 
-use aios_core::{agent::TaskError, event::Payload, failure::Failure};
+use aios_core::{
+    agent::TaskError,
+    event::Payload,
+    failure::{Details, Failure},
+};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
 
 /// Why a workflow ended without a result.
 ///
@@ -58,6 +61,23 @@ struct FailedOperation {
     label: String,
 }
 
+/// A compensation that failed while a run was undone.
+#[derive(Debug)]
+pub(crate) struct FailedCompensation {
+    /// Its name.
+    pub(crate) name: Box<str>,
+    /// With what it failed; `None` if it wanted to continue as a new run.
+    pub(crate) failure: Option<Failure>,
+}
+
+impl FailedCompensation {
+    fn to_details(&self) -> Details {
+        let failure = self.failure.as_ref().map(Details::from).unwrap_or_default();
+        let details = Details::from(serde_json::json!({ "compensation": self.name }));
+        details.with_field("failure", failure)
+    }
+}
+
 /// How a run ends that has no result.
 #[derive(Clone, Debug)]
 pub(crate) enum Kind {
@@ -76,6 +96,9 @@ impl WorkflowError {
     /// Failure code of a cancelled run.
     pub const CANCELLED: &'static str = "RUN_CANCELLED";
 
+    /// Failure code of code that never lets the engine continue: it wakes itself, makes requests or computes
+    /// without end.
+    pub const BUSY: &'static str = "WORKFLOW_BUSY";
     /// Failure code of operations requested outside of the code of their own run.
     pub const OUTSIDE: &'static str = "OPERATION_OUTSIDE_WORKFLOW";
 
@@ -149,17 +172,11 @@ impl WorkflowError {
     /// Adds fields to the details of the failure.
     ///
     /// Details that are not an object move to the field `cause`, so that nothing is lost.
-    pub(crate) fn with_details(mut self, fields: Map<String, Value>) -> Self {
-        if let Kind::Failed(failure) | Kind::Cancelled(failure) = &mut self.kind
-            && !fields.is_empty()
-        {
-            let mut details = match failure.details.take() {
-                Value::Object(details) => details,
-                Value::Null => Map::new(),
-                cause => Map::from_iter([("cause".to_owned(), cause)]),
-            };
-            details.extend(fields);
-            failure.details = Value::Object(details);
+    pub(crate) fn with_details(mut self, fields: BTreeMap<String, Details>) -> Self {
+        if let Kind::Failed(failure) | Kind::Cancelled(failure) = &mut self.kind {
+            let details = std::mem::take(&mut failure.details);
+            let set = |details: Details, (field, value): (String, _)| details.with_field(&field, value);
+            failure.details = fields.into_iter().fold(details, set);
         }
         self
     }
@@ -167,10 +184,13 @@ impl WorkflowError {
     /// Adds the failed compensations to the failure.
     ///
     /// The details become an object with the fields `cause` and `failed_compensations`.
-    pub(crate) fn with_failed_compensations(mut self, failed: &[Value]) -> Self {
+    pub(crate) fn with_failed_compensations(mut self, failed: &[FailedCompensation]) -> Self {
         if let Kind::Failed(failure) | Kind::Cancelled(failure) = &mut self.kind {
-            let cause = failure.details.take();
-            failure.details = json!({"cause": cause, "failed_compensations": failed});
+            let cause = std::mem::take(&mut failure.details);
+            let failed = failed.iter().map(FailedCompensation::to_details);
+            failure.details = Details::default()
+                .with_field("cause", cause)
+                .with_field("failed_compensations", Details::from_iter(failed));
         }
         self
     }

@@ -6,8 +6,8 @@
 //! that ends at another place would change the order.
 //!
 //! Code that breaks the rules is stopped, and `block_reason` tells why: it asks for something else than
-//! its journal has, panics, awaits something that is not recorded (`FOREIGN_AWAIT`), or wakes itself
-//! without end (`WORKFLOW_BUSY`).
+//! its journal has, panics, awaits something that is not recorded (`FOREIGN_AWAIT`), or wakes itself or
+//! makes requests without end (`WORKFLOW_BUSY`).
 //!
 //! # The loop
 //!
@@ -422,6 +422,7 @@ impl Execution {
         {
             let _turn = Turn::Code(self.shared.run()).begin();
             let _poll = self.polling.begin(self.reserved);
+            self.shared.begin_poll();
             let _runtime = self.probe.as_ref().map(Probe::enter);
             let code = &mut self.code;
             let waker = self.wake_flag.waker();
@@ -568,6 +569,8 @@ impl Drop for Execution {
         // Nothing is left that a panic of a destructor could block.
         let _ = self.shared.close();
         let _turn = Turn::Leaving(self.shared.run()).begin();
+        // Destructors may block the thread as any other code.
+        let _poll = self.polling.begin(self.reserved);
         self.code = WorkflowFuture::none();
     }
 }
@@ -608,7 +611,7 @@ fn foreign_await() -> Failure {
 /// The failure of code that never becomes idle.
 fn busy() -> Failure {
     Failure::new(
-        "WORKFLOW_BUSY",
+        WorkflowError::BUSY,
         "the workflow wakes itself repeatedly and waits for nothing: it must await an operation \
          instead of polling a condition",
     )

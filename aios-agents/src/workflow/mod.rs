@@ -59,4 +59,4 @@ pub use self::{
     run_id::InvalidRunId,
     signal_name::InvalidSignalName,
 };
-pub use crate::panic::interrupt;
+pub use crate::panic::{block, interrupt};

@@ -21,10 +21,9 @@ use std::{
 };
 
 use aios_core::{BoxFuture, event::Payload, failure::Failure};
-use serde_json::json;
 use tokio::task::unconstrained;
 
-use super::{Workflow, WorkflowContext, WorkflowError};
+use super::{Workflow, WorkflowContext, WorkflowError, error::FailedCompensation};
 use crate::panic::{is_interrupt, panic_failure};
 
 /// The code of a run: its workflow, then the compensations if it fails or is cancelled.
@@ -164,8 +163,8 @@ async fn compensate(context: &WorkflowContext, error: WorkflowError) -> Workflow
     context.begin_compensations();
     while let Some(compensation) = context.take_compensation() {
         if let Err(error) = (compensation.undo)(context.clone()).await {
-            let failure = error.failure();
-            failed.push(json!({"compensation": compensation.name, "failure": failure}));
+            let failure = error.failure().cloned();
+            failed.push(FailedCompensation { name: compensation.name, failure });
         }
     }
     let error = error.with_details(context.take_failure_details());

@@ -284,7 +284,7 @@ async fn should_answer_invalid_parameters_with_every_path_and_for_good() {
     world.publish(assigned("strict", "t1", 1, json!({"level": 9}), None)).await;
     let TaskFailed { failure, retryable, .. } = engine.failure().await;
     assert_eq!((failure.code.as_str(), retryable), ("INVALID_PARAMETERS", false));
-    let faults = failure.details.as_array().unwrap();
+    let faults = failure.details.to_value().as_array().unwrap().clone();
     let mut paths: Vec<_> = faults.iter().map(|fault| fault["path"].as_str().unwrap()).collect();
     paths.sort_unstable();
     assert_eq!(paths, ["/level", "/name"]);

@@ -50,7 +50,7 @@ async fn faults(parameters: Value) -> Vec<String> {
     let agent = TypedAgent::new(Builder).unwrap();
     let error = process(&agent, "t", parameters).await.unwrap_err();
     assert!(error.has_code("INVALID_PARAMETERS") && !error.retryable, "{error}");
-    let faults = error.failure.details.as_array().unwrap().clone();
+    let faults = error.failure.details.to_value().as_array().unwrap().clone();
     faults.iter().map(|fault| fault["path"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -123,7 +123,7 @@ async fn should_name_the_path_of_an_error_that_only_the_type_detects() {
     let agent = TypedAgent::new(Pairing).unwrap();
     let error = process(&agent, "t", json!({"pairs": [2, 4, 5]})).await.unwrap_err();
     assert!(error.has_code("INVALID_PARAMETERS"));
-    assert_eq!(error.failure.details[0]["path"], "/pairs/2");
+    assert_eq!(error.failure.details.to_value()[0]["path"], "/pairs/2");
     assert!(error.failure.message.contains("odd"), "{error}");
 }
 

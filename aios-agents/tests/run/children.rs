@@ -307,7 +307,7 @@ async fn should_not_cancel_the_children_of_the_compensations_of_a_failure() {
         undo.signal("done", &1).await.unwrap();
         let error = result::<u32>(&run).await.unwrap_err();
         assert_eq!(error.code(), "SOLD_OUT");
-        assert_eq!(error.failure().unwrap().details, serde_json::Value::Null);
+        assert_eq!(error.failure().unwrap().details, aios_core::failure::Details::default());
         assert_eq!(result::<u32>(&undo).await.unwrap(), 1);
     }
 }

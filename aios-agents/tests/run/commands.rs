@@ -168,7 +168,7 @@ async fn should_end_a_run_whose_compensation_hangs() {
         let error = result::<()>(&run).await.unwrap_err();
         let RunError::Cancelled { failure, .. } = &error else { panic!("{on}: {error:?}") };
         assert_eq!(failure.message, "first", "{on}");
-        assert_eq!(failure.details["terminated"], "second", "{on}");
+        assert_eq!(failure.details.to_value()["terminated"], "second", "{on}");
         assert!(!actions(&run).await.iter().any(|it| it == "step_completed"), "{on}");
         // A repeated request changes nothing.
         assert_eq!(run.terminate("third").await.unwrap_err().code(), "RUN_ENDED");

@@ -316,7 +316,8 @@ async fn should_shorten_a_failure_that_is_too_large_for_the_journal_of_a_blocked
     let error = result::<u32>(&run).await.unwrap_err();
     assert_eq!(error.failure().unwrap().code, "WORKFLOW_PANICKED", "{error:?}");
 
-    let failure = Failure::new("NO_STOCK", "x".repeat(9000)).with_details("y".repeat(9000).into());
+    let failure = Failure::new("NO_STOCK", "x".repeat(9000))
+        .with_details(serde_json::json!("y".repeat(9000)));
     let failed = TaskFailed::new(task.task_id.clone(), task.attempt, failure, false);
     let event_type = "agents.ghost.task_failed".parse().unwrap();
     let failed = Event::new(event_type, "ghost-1", &failed).unwrap().caused_by(&delivery.event);

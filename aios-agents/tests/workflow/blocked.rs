@@ -37,6 +37,8 @@ impl RunExecutor for EventLoop {
         driven.spawn_on(run, &self.0);
         Box::pin(async move { drop(driven.join_next().await) })
     }
+
+    fn on_blocking(&self, _: &str, _: Duration) {}
 }
 
 async fn block(

@@ -164,7 +164,7 @@ async fn should_compensate_when_it_is_cancelled_even_if_one_compensation_fails()
     let error = result::<u32>(&run).await.unwrap_err();
     assert!(matches!(error, RunError::Cancelled { .. }), "{error:?}");
     assert_eq!(undone.load(Ordering::SeqCst), 1);
-    let details = &error.failure().unwrap().details;
+    let details = error.failure().unwrap().details.to_value();
     assert_eq!(details["failed_compensations"][0]["compensation"], "second");
 }
 
@@ -292,7 +292,7 @@ async fn should_block_a_run_whose_code_no_longer_fits() {
     let failure = error.failure().unwrap().clone();
     assert_eq!((error.code(), &*failure.code), ("RUN_BLOCKED", "JOURNAL_MISMATCH"));
     assert_eq!(
-        failure.details,
+        failure.details.to_value(),
         serde_json::json!({"operation": 1, "recorded": "step charge", "asked": "step reserve"})
     );
     wrong.shutdown(PATIENCE).await.unwrap();

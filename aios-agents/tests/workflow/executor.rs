@@ -31,6 +31,8 @@ impl RunExecutor for Counting {
             run.as_mut().poll(context)
         }))
     }
+
+    fn on_blocking(&self, _: &str, _: Duration) {}
 }
 
 async fn count(context: WorkflowContext, steps: usize) -> Result<usize, WorkflowError> {

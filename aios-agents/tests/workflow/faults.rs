@@ -75,7 +75,7 @@ async fn should_end_a_blocked_run_that_is_cancelled() {
     eventually("the run is cancelled", cancelled).await;
     let error = result::<u32>(&run).await.unwrap_err();
     assert!(matches!(error, RunError::Cancelled { .. }), "{error:?}");
-    assert_eq!(error.failure().unwrap().details["blocked"]["code"], "WORKFLOW_PANICKED");
+    assert_eq!(error.failure().unwrap().details.to_value()["blocked"]["code"], "WORKFLOW_PANICKED");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -364,7 +364,10 @@ async fn should_end_a_run_that_is_cancelled_while_what_it_requests_can_not_be_re
         let RunError::Cancelled { failure, .. } = result::<u32>(&run).await.unwrap_err() else {
             panic!("{place}: not cancelled")
         };
-        assert!(failure.details["blocked"].is_object(), "{place}: it says why it was blocked");
+        assert!(
+            failure.details.to_value()["blocked"].is_object(),
+            "{place}: it says why it was blocked"
+        );
     }
 }
 

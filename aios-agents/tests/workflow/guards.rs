@@ -219,6 +219,8 @@ impl RunExecutor for Mischief {
             }),
         }
     }
+
+    fn on_blocking(&self, _: &str, _: Duration) {}
 }
 
 #[tokio::test(flavor = "multi_thread")]

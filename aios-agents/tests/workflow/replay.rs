@@ -510,7 +510,7 @@ async fn should_block_code_that_asks_for_less_than_is_recorded_each_time_it_is_l
         let error = result::<()>(&run).await.unwrap_err();
         let failure = error.failure().unwrap();
         assert_eq!(failure.code, "JOURNAL_MISMATCH");
-        assert_eq!(failure.details["operation"], 2, "{failure:?}");
+        assert_eq!(failure.details.to_value()["operation"], 2, "{failure:?}");
         less.shutdown(PATIENCE).await.unwrap();
     }
     let events = {
@@ -526,7 +526,9 @@ async fn should_block_code_that_asks_for_less_than_is_recorded_each_time_it_is_l
     };
     replay(steps(3), &events).await.unwrap();
     let error = replay(steps(2), &events).await.unwrap_err();
-    assert!(matches!(error, ReplayError::Blocked(failure) if failure.details["operation"] == 3));
+    assert!(
+        matches!(error, ReplayError::Blocked(failure) if failure.details.to_value()["operation"] == 3)
+    );
 }
 
 /// Code that returns before it has requested everything that is recorded.
@@ -559,7 +561,7 @@ async fn should_block_code_that_ends_before_its_journal() {
         let failure = error.failure().unwrap();
         assert_eq!(failure.code, "JOURNAL_MISMATCH");
         assert_eq!(
-            (&failure.details["operation"], &failure.details["asked"]),
+            (&failure.details.to_value()["operation"], &failure.details.to_value()["asked"]),
             (&2.into(), &"nothing".into())
         );
         less.shutdown(PATIENCE).await.unwrap();

@@ -125,7 +125,9 @@ async fn should_replay_a_saved_journal_against_todays_code() {
     let journal = run.events().unwrap();
     replay(with_step("charge"), &journal).await.unwrap();
     let error = replay(with_step("reserve"), &journal).await.unwrap_err();
-    assert!(matches!(error, ReplayError::Blocked(failure) if failure.details["operation"] == 1));
+    assert!(
+        matches!(error, ReplayError::Blocked(failure) if failure.details.to_value()["operation"] == 1)
+    );
     let headless = replay(with_step("charge"), &journal[1..]).await.unwrap_err();
     assert!(matches!(headless, ReplayError::NoStart));
 }

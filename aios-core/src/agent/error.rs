@@ -69,12 +69,12 @@ impl TaskError {
             path => format!("{path}: {fault}"),
         });
         let text: Vec<_> = text.collect();
-        let details: Vec<_> = faults
+        let details: serde_json::Value = faults
             .iter()
             .map(|(path, fault)| serde_json::json!({"path": path, "fault": fault}))
             .collect();
         let message = format!("invalid parameters: {}", text.join("; "));
-        Self::terminal(Failure::new("INVALID_PARAMETERS", message).with_details(details.into()))
+        Self::terminal(Failure::new("INVALID_PARAMETERS", message).with_details(details))
     }
 
     /// Whether this is a failure with that code.
@@ -138,12 +138,12 @@ mod tests {
             .map(|(path, fault)| (path.to_owned(), fault.to_owned()));
         let failure = TaskError::invalid_parameters(&faults).failure;
         assert_eq!(failure.message, "invalid parameters: is not an object; /a: is missing");
-        assert_eq!(failure.details[1]["path"], "/a");
+        assert_eq!(failure.details.to_value()[1]["path"], "/a");
     }
 
     #[test]
     fn should_keep_a_failure_as_it_is() {
-        let failure = Failure::new("QUOTA", "too many").with_details(7.into());
+        let failure = Failure::new("QUOTA", "too many").with_details(serde_json::json!(7));
         assert_eq!(TaskError::from(failure.clone()).failure, failure);
     }
 }

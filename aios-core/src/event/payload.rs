@@ -77,6 +77,11 @@ impl Payload {
     pub fn as_str(&self) -> &str {
         self.0.get()
     }
+
+    /// The JSON text as serde_json knows it.
+    pub(crate) fn as_raw(&self) -> &RawValue {
+        &self.0
+    }
 }
 
 impl Default for Payload {

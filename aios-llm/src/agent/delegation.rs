@@ -9,7 +9,10 @@
 //! which part of its sum was not charged, under `uncharged`, and the caller charges that.
 
 use aios_agents::workflow::WorkflowError;
-use aios_core::{event::Payload, failure::Failure};
+use aios_core::{
+    event::Payload,
+    failure::{Details, Failure},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -72,18 +75,20 @@ pub(super) fn report(
     let Some(failure) = error.failure() else { return Err(error) };
     let mut failure = failure.clone();
     // The former details are kept under `cause`.
-    failure.details = json!({ "cause": failure.details, SPENT: spent, UNCHARGED: uncharged });
+    failure.details = Details::default()
+        .with_field("cause", std::mem::take(&mut failure.details))
+        .with_field(SPENT, json!(spent))
+        .with_field(UNCHARGED, json!(uncharged));
     Err(WorkflowError::failed(failure))
 }
 
 /// The sums of a run that failed; `None` if its failure does not say them.
 pub(super) fn sums_of(failure: &Failure) -> Option<Sums> {
     // The engine wraps the details if a compensation has failed.
-    let details = [Some(&failure.details), failure.details.get("cause")];
-    details.into_iter().flatten().find_map(|details| {
-        let spent = Spent::deserialize(details.get(SPENT)?).ok()?;
-        let uncharged = details.get(UNCHARGED).and_then(|it| Spent::deserialize(it).ok());
-        Some(Sums { spent, uncharged: uncharged.unwrap_or_default() })
+    let details = [Some(failure.details.clone()), failure.details.get("cause")];
+    details.into_iter().flatten().find_map(|details: Details| {
+        let spent = details.get(SPENT)?;
+        Some(Sums { spent, uncharged: details.get(UNCHARGED).unwrap_or_default() })
     })
 }
 
@@ -103,7 +108,7 @@ mod tests {
         let error = report(Err(WorkflowError::failed(failed)), sums).unwrap_err();
         let failure = error.failure().unwrap();
         assert_eq!((failure.code.as_str(), sums_of(failure)), ("X", Some(sums)));
-        let wrapped = json!({"cause": failure.details, "failed_compensations": []});
+        let wrapped = Details::default().with_field("cause", failure.details.clone());
         assert_eq!(sums_of(&Failure::new("X", "").with_details(wrapped)), Some(sums));
         let cancelled = Failure::new("RUN_CANCELLED", "").with_details(json!({ SPENT: spent }));
         assert_eq!(sums_of(&cancelled), Some(Sums { spent, ..Sums::default() }));

@@ -344,12 +344,12 @@ mod tests {
         account.settle(account.amounts(&["m"], Usage::new(10, 40)).unwrap());
         let failure = account.reserve_request(&["m"], &mut second, false).unwrap_err();
         assert_eq!(
-            (failure.code.as_str(), &failure.details["limit"]),
+            (failure.code.as_str(), &failure.details.to_value()["limit"]),
             (Exceeded::CODE, &json!("requests"))
         );
         account.raise(Limits { requests: Some(5), ..Limits::default() });
         let failure = account.reserve_request(&["m"], &mut second, false).unwrap_err();
-        assert_eq!(failure.details["limit"], json!("output_tokens"));
+        assert_eq!(failure.details.to_value()["limit"], json!("output_tokens"));
     }
 
     #[test]
@@ -370,7 +370,7 @@ mod tests {
         };
         let tokens = reserve(1).unwrap().amounts.usage.input_tokens;
         assert!((2000..2100).contains(&tokens), "{tokens}");
-        assert_eq!(reserve(2).unwrap_err().details["limit"], json!("input_tokens"));
+        assert_eq!(reserve(2).unwrap_err().details.to_value()["limit"], json!("input_tokens"));
     }
 
     #[test]
@@ -438,7 +438,7 @@ mod tests {
         assert_eq!(most(&account).unwrap(), 500, "half a cent");
         account.settle(account.amounts(&["m"], Usage::new(0, 500)).unwrap());
         let failure = most(&account).unwrap_err();
-        assert_eq!(failure.details["limit"], json!("cost"));
+        assert_eq!(failure.details.to_value()["limit"], json!("cost"));
     }
 
     #[test]

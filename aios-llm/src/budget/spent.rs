@@ -58,7 +58,6 @@ impl Spent {
 ///     budget::{Budget, Exceeded},
 ///     testing::SchemaModel,
 /// };
-/// use serde::Deserialize;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -72,7 +71,7 @@ impl Spent {
 /// let run = runtime.start("writer", "Write about tea, and about those who drink it.").await?;
 /// match run.result::<String>().await {
 ///     Err(RunError::Failed { failure, .. }) if failure.code == Exceeded::CODE => {
-///         let exceeded = Exceeded::deserialize(&failure.details)?;
+///         let exceeded = failure.details.decode::<Exceeded>()?;
 ///         assert_eq!((&*exceeded.limit, &*exceeded.allowed), ("input_tokens", "10"));
 ///     }
 ///     other => panic!("{other:?}"),

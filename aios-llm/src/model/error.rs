@@ -265,7 +265,7 @@ impl ModelError {
     pub fn from_failure(failure: &Failure) -> Option<Self> {
         let kind = ModelErrorKind::ALL.into_iter().find(|kind| kind.code() == failure.code)?;
         // A failure of an older version, or of another program, may lack them.
-        let details = Details::deserialize(&failure.details).ok();
+        let details = failure.details.decode::<Details>().ok();
         let details = details.unwrap_or_else(|| Details {
             retryable: kind.is_retryable(),
             retry_after_ms: None,

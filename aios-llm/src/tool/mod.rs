@@ -25,7 +25,7 @@ use aios_core::{
     BoxFuture,
     agent::{ResultExt, TaskError},
     event::Payload,
-    failure::Failure,
+    failure::{Details, Failure},
     retry::RetryPolicy,
 };
 use schemars::JsonSchema;
@@ -450,8 +450,8 @@ impl Tool {
     /// A failure of the tool, without details that are longer than a result may be. Its message is cut
     /// to that length.
     pub(crate) fn shortened(&self, mut failure: Failure) -> Failure {
-        if failure.details.to_string().len() > self.max_result_bytes {
-            failure.details = Value::Null;
+        if failure.details.as_str().len() > self.max_result_bytes {
+            failure.details = Details::default();
         }
         let message = &mut failure.message;
         let bytes = message.len();

@@ -5,7 +5,7 @@
 //! mark is one of the engine, the broker or the store, and says nothing about the outcome of the call.
 
 use aios_core::failure::Failure;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::write_log::IN_DOUBT;
 
@@ -17,16 +17,12 @@ const UNKNOWN: [&str; 2] = ["INTERRUPTED", IN_DOUBT];
 /// Marks a failure that the function of a tool has returned, unless its code says that the outcome is
 /// unknown. Details that are not an object move to the field `cause`.
 pub(super) fn returned(failure: Failure) -> Failure {
-    let mut details = match failure.details {
-        Value::Object(details) => details,
-        Value::Null => Map::new(),
-        cause => Map::from_iter([("cause".to_owned(), cause)]),
-    };
-    details.insert(MARK.to_owned(), (!UNKNOWN.contains(&&*failure.code)).into());
-    Failure { details: details.into(), ..failure }
+    let is_known = !UNKNOWN.contains(&&*failure.code);
+    let details = failure.details.with_field(MARK, Value::Bool(is_known));
+    Failure { details, ..failure }
 }
 
 /// Whether the function of the tool has returned this failure, and knows its outcome.
 pub(crate) fn is_returned(failure: &Failure) -> bool {
-    failure.details.get(MARK) == Some(&Value::Bool(true))
+    failure.details.get(MARK) == Some(true)
 }

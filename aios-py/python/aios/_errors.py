@@ -17,6 +17,8 @@ class AiosError(Exception):
     default_code: ClassVar[str] = "AIOS_ERROR"
     #: Name of the workflow operation that raised it, for the failure of the run.
     _operation: str | None = None
+    #: The JSON text of the details, which may have more digits than their numbers.
+    _details_text: str | None = None
 
     code: str
     details: Any
@@ -516,8 +518,9 @@ def build(
     message: str,
     details: Any,
     retryable: bool,
-    cause: tuple[str, str, Any] | None,
+    cause: tuple[str, str, Any, str] | None,
     operation: str | None = None,
+    details_text: str | None = None,
 ) -> AiosError:
     """Builds the exception of a native error. Called by the native module.
 
@@ -527,14 +530,16 @@ def build(
         message: Its message.
         details: Its details.
         retryable: Whether the same call may succeed later.
-        cause: Code, message and details of the failure that caused it.
+        cause: Code, message, details and their text of the failure that caused it.
         operation: Name of the workflow operation that failed.
+        details_text: The JSON text of the details.
     """
     error = _class_of(kind, code)(message, code=code, details=details, retryable=retryable)
+    error._details_text = details_text
     if operation is not None:
         error._operation = operation
     if cause is not None:
-        error.__cause__ = build("task", *cause, False, None)
+        error.__cause__ = build("task", *cause[:3], False, None, None, cause[3])
     elif isinstance(details, dict) and isinstance(details.get("traceback"), str):
         error.add_note("Traceback of the original exception:\n" + details["traceback"].rstrip())
     return error
@@ -544,9 +549,11 @@ def build(
 _TRACEBACK = 16_000
 
 
-def describe(error: BaseException, default_code: str) -> tuple[str, str, Any, bool]:
-    """Converts an exception to a failure: code, message, details, retryable. Called by the native
-    module."""
+def describe(
+    error: BaseException, default_code: str
+) -> tuple[str, str, Any, bool, str | None]:
+    """Converts an exception to a failure: code, message, details, retryable, and the text of the details
+    if they are those of another failure. Called by the native module."""
     error = _cause_of(error)
     if isinstance(error, AiosError):
         operation = error._operation
@@ -558,7 +565,9 @@ def describe(error: BaseException, default_code: str) -> tuple[str, str, Any, bo
             # In a step or an agent, whose failure is recorded: a run that is blocked by it could not be
             # resumed with corrected code.
             code = _OUTSIDE
-        return _text(code), message, _details(getattr(error, "details", None)), _is_retryable(error)
+        details = getattr(error, "details", None)
+        text = _unchanged_text(error, details)
+        return _text(code), message, _details(details), _is_retryable(error), text
     import asyncio
     import traceback
 
@@ -574,7 +583,7 @@ def describe(error: BaseException, default_code: str) -> tuple[str, str, Any, bo
     text = _text("".join(traceback.format_exception(error)))
     message = _text(error)
     details = {"type": name, "message": message, "traceback": text[-_TRACEBACK:]}
-    return default_code, f"{name}: {message}" if message else name, details, True
+    return default_code, f"{name}: {message}" if message else name, details, True, None
 
 
 def _cause_of(error: BaseException) -> BaseException:
@@ -617,6 +626,19 @@ def _text(value: object) -> str:
     except Exception as error:
         text = f"<str() raised {type(error).__name__}>"
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _unchanged_text(error: AiosError, details: Any) -> str | None:
+    """The text that the details were read from, if nothing has changed them since."""
+    text = error._details_text
+    if text is None:
+        return None
+    from ._aios import loads
+
+    try:
+        return text if loads(text) == details else None
+    except Exception:
+        return None
 
 
 def _details(details: Any) -> Any:

@@ -24,7 +24,7 @@ use aios_core::{
     agent::{InvalidName, TaskError},
     broker::{BrokerError, InvalidAddress},
     event::{EventError, Payload},
-    failure::Failure,
+    failure::{Details, Failure},
     output::OutputError,
     store::StoreError,
 };
@@ -33,7 +33,6 @@ use pyo3::{
     prelude::*,
     sync::PyOnceLock,
 };
-use serde_json::Value;
 
 use super::json;
 
@@ -50,7 +49,7 @@ pub(crate) struct ErrorInfo {
     /// The description for people.
     message: String,
     /// Further data; `null` if there is none.
-    details: serde_json::Value,
+    details: Details,
     /// Whether the same call may succeed later.
     retryable: bool,
     /// The failure of the run that was waited for.
@@ -66,7 +65,7 @@ impl ErrorInfo {
             kind,
             code: code.into(),
             message: message.into(),
-            details: serde_json::Value::Null,
+            details: Details::default(),
             retryable: false,
             cause: None,
             operation: None,
@@ -81,7 +80,7 @@ impl ErrorInfo {
     /// Adds details.
     #[cfg(feature = "service")]
     pub(crate) fn with_details(self, details: serde_json::Value) -> Self {
-        Self { details, ..self }
+        Self { details: details.into(), ..self }
     }
 
     /// Names the workflow operation that failed.
@@ -140,17 +139,20 @@ impl ErrorInfo {
         let build = BUILD.get_or_try_init(py, || {
             PyResult::Ok(py.import("aios._errors")?.getattr("build")?.unbind())
         })?;
-        let details = json::read(py, &self.details.to_string())?;
+        let text = self.details.as_str();
+        let details = json::read(py, text)?;
         let cause = match self.cause {
             Some(failure) => {
-                let details = json::read(py, &failure.details.to_string())?;
-                Some((failure.code, failure.message, details))
+                let text = failure.details.as_str();
+                let details = json::read(py, text)?;
+                Some((failure.code, failure.message, details, text.to_owned()))
             }
             None => None,
         };
         let code = &*self.code;
         let operation = self.operation.as_deref();
-        let arguments = (self.kind, code, self.message, details, self.retryable, cause, operation);
+        let arguments =
+            (self.kind, code, self.message, details, self.retryable, cause, operation, text);
         Ok(PyErr::from_value(build.bind(py).call1(arguments)?))
     }
 }
@@ -174,11 +176,13 @@ fn describe(py: Python<'_>, error: &PyErr, default_code: &str) -> PyResult<TaskE
         PyResult::Ok(py.import("aios._errors")?.getattr("describe")?.unbind())
     })?;
     let described = describe.bind(py).call1((error.value(py), default_code))?;
-    let (code, message, details, retryable) =
-        described.extract::<(String, String, Bound<'_, PyAny>, bool)>()?;
-    let details: Payload = json::write(&details)?;
-    // As text if they have a number that is too large, so that nothing is lost.
-    let details = details.decode().unwrap_or_else(|_| Value::from(details.as_str()));
+    let (code, message, details, retryable, text) =
+        described.extract::<(String, String, Bound<'_, PyAny>, bool, Option<String>)>()?;
+    let unchanged = text.and_then(|text| Payload::from_text(text).ok());
+    let details = match unchanged {
+        Some(text) => text.into(),
+        None => json::write(&details)?.into(),
+    };
     Ok(TaskError::retryable(Failure { code, message, details }).with_retryable(retryable))
 }
 
@@ -327,7 +331,7 @@ impl From<aios_service::client::ClientError> for ErrorInfo {
                     Some(id) => format!("{message} (request {id})"),
                     None => message,
                 };
-                Self { message, details, ..described }
+                Self { message, details: details.into(), ..described }
             }
             _ => described,
         }

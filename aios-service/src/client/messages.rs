@@ -234,7 +234,7 @@ fn failure(message: &Message) -> ClientError {
     match serde_json::from_str::<Failure>(data) {
         Ok(Failure { code, message, details }) => {
             let status = StatusCode::INTERNAL_SERVER_ERROR.as_u16();
-            let (request_id, retry_after) = (None, None);
+            let (details, request_id, retry_after) = (details.to_value(), None, None);
             ClientError::Service { status, code, message, details, request_id, retry_after }
         }
         Err(error) => ClientError::InvalidResponse { reason: error.to_string(), request_id: None },

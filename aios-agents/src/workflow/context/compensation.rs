@@ -3,8 +3,9 @@
 //! replay registers them again, so nothing about them is recorded until they request operations of
 //! their own.
 
-use std::future::Future;
+use std::{collections::BTreeMap, future::Future};
 
+use aios_core::failure::Details;
 use serde::Serialize;
 
 use super::{WorkflowContext, waiting::Compensation};
@@ -101,12 +102,12 @@ impl WorkflowContext {
         value: &(impl Serialize + ?Sized),
     ) -> Result<(), WorkflowError> {
         self.shared.check()?;
-        self.shared.set_failure_detail(field, serde_json::to_value(value)?);
+        self.shared.set_failure_detail(field, Details::encode(value)?);
         Ok(())
     }
 
     /// The fields that were set, for the failure of the run.
-    pub(crate) fn take_failure_details(&self) -> serde_json::Map<String, serde_json::Value> {
+    pub(crate) fn take_failure_details(&self) -> BTreeMap<String, Details> {
         self.shared.take_failure_details()
     }
 

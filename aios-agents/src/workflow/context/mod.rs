@@ -179,7 +179,7 @@ impl WorkflowContext {
     /// # }
     /// ```
     pub fn emit(&self, mut event: Event) -> Result<(), WorkflowError> {
-        self.shared.check()?;
+        self.shared.check_request()?;
         // Checked here and not when it is recorded: the code gets the error, and the run is not
         // blocked.
         let refused = |error: EventError| Failure::from_error(error.code(), &error);
@@ -253,7 +253,7 @@ impl WorkflowContext {
         text: impl Into<String>,
         progress: &(impl Serialize + ?Sized),
     ) -> Result<(), WorkflowError> {
-        self.shared.check()?;
+        self.shared.check_request()?;
         let progress = Some(Payload::encode(progress)?);
         self.request_completed(Request::Status { text: text.into(), progress });
         Ok(())
@@ -301,6 +301,17 @@ impl WorkflowContext {
     /// A failure with the code `OPERATION_OUTSIDE_WORKFLOW` everywhere else.
     pub fn ensure_current(&self) -> Result<(), WorkflowError> {
         self.shared.check()
+    }
+
+    /// Like [`ensure_current`](Self::ensure_current), and checks that the code may make another request: at
+    /// the limit of one poll, a request unwinds. For workflows that are not written in Rust.
+    ///
+    /// # Errors
+    ///
+    /// A failure with the code `OPERATION_OUTSIDE_WORKFLOW` outside of the code of the workflow, and with
+    /// the code `WORKFLOW_BUSY` at the limit.
+    pub fn ensure_request(&self) -> Result<(), WorkflowError> {
+        self.shared.check_next()
     }
 
     /// Returns true while the workflow is being replayed, or dropped because the run leaves memory.

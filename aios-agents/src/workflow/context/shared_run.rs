@@ -12,6 +12,7 @@
 
 use std::{
     any::Any,
+    collections::BTreeMap,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
@@ -21,9 +22,13 @@ use std::{
     task::{Context, Poll},
 };
 
-use aios_core::{agent::TaskError, clock::Clock, event::Payload, failure::Failure};
+use aios_core::{
+    agent::TaskError,
+    clock::Clock,
+    event::Payload,
+    failure::{Details, Failure},
+};
 use parking_lot::{Mutex, MutexGuard};
-use serde_json::{Map, Value};
 use tracing::Span;
 
 use super::{
@@ -42,6 +47,10 @@ use crate::{
         wake_flag::StepSignal,
     },
 };
+
+/// Maximum number of requests of the code in one poll: operations, and what is answered at once, such as the
+/// time. Code that makes more of them asks in a loop and would never return.
+const MAX_REQUESTS: u64 = 1_000_000;
 
 /// The payload of a panic.
 type Panic = Box<dyn Any + Send>;
@@ -64,6 +73,8 @@ pub(crate) struct SharedRun {
     pub(super) deferred: Mutex<Option<Deferred>>,
     /// Whether `deferred` is set. For most runs it is not, because nothing could be deferred.
     pub(super) is_watching: AtomicBool,
+    /// Number of requests that the code has made in the current poll.
+    requests: AtomicU64,
     /// Number of operations that the code has reserved: a copy that is read without the lock.
     reserved: AtomicU64,
     /// Whether the code does not match the journal: a copy that is read without the lock.
@@ -89,6 +100,7 @@ impl SharedRun {
             waiting: Mutex::default(),
             deferred: Mutex::default(),
             is_watching: AtomicBool::default(),
+            requests: AtomicU64::default(),
             reserved: AtomicU64::default(),
             is_mismatched: AtomicBool::default(),
             has_ended: AtomicBool::default(),
@@ -152,6 +164,11 @@ impl SharedRun {
         }
     }
 
+    /// The code is polled now: it may make [`MAX_REQUESTS`].
+    pub(crate) fn begin_poll(&self) {
+        self.requests.store(0, Ordering::Relaxed);
+    }
+
     /// Fails unless this thread is polling the code of this run.
     pub(super) fn check(&self) -> Result<(), WorkflowError> {
         match Turn::current() {
@@ -160,12 +177,34 @@ impl SharedRun {
         }
     }
 
-    /// Like [`check`](Self::check), for methods that return no error: unwinds instead.
+    /// Like [`check`](Self::check), for a request of the code. Unwinds if the code has made too many of them
+    /// in one poll: code that ignores an error would never return.
+    pub(super) fn check_request(&self) -> Result<(), WorkflowError> {
+        self.check()?;
+        if self.requests.fetch_add(1, Ordering::Relaxed) >= MAX_REQUESTS
+            && !std::thread::panicking()
+        {
+            // Does not call the panic hook: the caller turns the payload into a failure.
+            resume_unwind(Box::new(Refused(busy())));
+        }
+        Ok(())
+    }
+
+    /// Fails if the next request of the code would be refused.
+    pub(super) fn check_next(&self) -> Result<(), WorkflowError> {
+        self.check()?;
+        match self.requests.load(Ordering::Relaxed) < MAX_REQUESTS {
+            true => Ok(()),
+            false => Err(WorkflowError::failed(busy())),
+        }
+    }
+
+    /// Like [`check_request`](Self::check_request), for methods that return no error: unwinds instead.
     ///
     /// Returns `false` in a destructor that runs because the code leaves memory or the thread unwinds.
     /// Unwinding there would block the run, or abort the process.
     pub(super) fn assert_current(&self) -> bool {
-        let is_current = self.check().is_ok();
+        let is_current = self.check_request().is_ok();
         if !is_current && !self.is_leaving() && !std::thread::panicking() {
             // Does not call the panic hook: the caller turns the payload into a failure.
             resume_unwind(Box::new(Refused(outside_workflow())));
@@ -335,12 +374,12 @@ impl SharedRun {
     }
 
     /// Sets a field for the details of the run's failure.
-    pub(super) fn set_failure_detail(&self, field: &str, value: Value) {
+    pub(super) fn set_failure_detail(&self, field: &str, value: Details) {
         self.waiting.lock().failure_details.insert(field.to_owned(), value);
     }
 
     /// Takes the fields for the details of the run's failure.
-    pub(super) fn take_failure_details(&self) -> Map<String, Value> {
+    pub(super) fn take_failure_details(&self) -> BTreeMap<String, Details> {
         std::mem::take(&mut self.waiting.lock().failure_details)
     }
 
@@ -430,6 +469,15 @@ impl SharedRun {
         }
         dropped
     }
+}
+
+/// The failure of code that makes requests without end.
+fn busy() -> Failure {
+    let message = format!(
+        "the workflow has made {MAX_REQUESTS} requests without awaiting anything: it must await an \
+         operation, such as `sleep`, instead of asking for the time or a condition in a loop"
+    );
+    Failure::new(WorkflowError::BUSY, message)
 }
 
 /// The failure of an operation outside of the code of its workflow.

@@ -177,7 +177,7 @@ impl WorkflowContext {
         change: impl AsRef<str>,
         versions: std::ops::RangeInclusive<u32>,
     ) -> Result<u32, WorkflowError> {
-        self.shared.check()?;
+        self.shared.check_request()?;
         let (oldest, newest) = versions.into_inner();
         if oldest > newest {
             let change = change.as_ref();

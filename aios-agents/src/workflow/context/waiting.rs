@@ -13,8 +13,10 @@ use std::{
     task::{Context, Waker},
 };
 
-use aios_core::{BoxFuture, failure::Failure};
-use serde_json::{Map, Value};
+use aios_core::{
+    BoxFuture,
+    failure::{Details, Failure},
+};
 
 use super::WorkflowContext;
 use crate::workflow::{WorkflowError, machine::Mismatch};
@@ -53,7 +55,7 @@ pub(super) struct Waiting {
     /// Registered compensations, the last one at the end.
     pub(super) compensations: Vec<Compensation>,
     /// Fields that are added to the details of the run's failure.
-    pub(super) failure_details: Map<String, Value>,
+    pub(super) failure_details: BTreeMap<String, Details>,
     /// The first request that did not match the journal.
     pub(super) mismatch: Option<Mismatch>,
     /// Set if the journal pins a version of a change that the code does not support.

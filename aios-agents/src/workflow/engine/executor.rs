@@ -1,6 +1,6 @@
 //! The interface for runs that another thread must poll.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, time::Duration};
 
 use aios_core::BoxFuture;
 
@@ -22,6 +22,7 @@ use aios_core::BoxFuture;
 ///         Arc,
 ///         atomic::{AtomicUsize, Ordering},
 ///     },
+///     time::Duration,
 /// };
 ///
 /// use aios_agents::{prelude::*, runtime::RunExecutor};
@@ -38,6 +39,9 @@ use aios_core::BoxFuture;
 ///             run.as_mut().poll(context)
 ///         }))
 ///     }
+///
+///     // Rust code can't be interrupted.
+///     fn on_blocking(&self, _run_id: &str, _limit: Duration) {}
 /// }
 ///
 /// let builder = Runtime::builder().executor(Arc::new(Counting::default()));
@@ -51,4 +55,12 @@ pub trait RunExecutor: Debug + Send + Sync + 'static {
     ///
     /// Dropping the returned future must drop the run.
     fn drive(&self, run: BoxFuture<'static, ()>) -> BoxFuture<'static, ()>;
+
+    /// The code of a run that this executor polls has not returned for about `limit`
+    /// ([`EngineOptions::blocked_after`](super::EngineOptions::blocked_after)). The engine has reported it, and
+    /// calls this again at each check until the code returns. An executor that can interrupt the code may do
+    /// so; the code should then leave with [`block`](crate::workflow::block).
+    ///
+    /// Called by a task of the runtime: it must not wait.
+    fn on_blocking(&self, run_id: &str, limit: Duration);
 }

@@ -335,8 +335,8 @@ impl Engine {
 
     /// Whether a failure was marked by [`own_failure`](Self::own_failure) of this engine.
     fn is_own_failure(&self, failure: &Failure) -> bool {
-        let engine = failure.details.get("engine").and_then(serde_json::Value::as_str);
-        engine == Some(self.owner.as_str())
+        let engine = failure.details.get::<String>("engine");
+        engine.as_deref() == Some(self.owner.as_str())
     }
 
     /// Whether a run is in memory.

@@ -29,7 +29,7 @@ impl Journals {
         let tasks = self.store.tasks(&filter, &PageRequest::first(PAGE)).await?.rows;
         let unclaimed = tasks.into_iter().filter_map(|task| {
             let failure = task.failure.filter(|failure| failure.code == TASK_UNCLAIMED)?;
-            let attempt = failure.details.get("attempt").and_then(serde_json::Value::as_u64);
+            let attempt = failure.details.get::<u64>("attempt");
             // A later attempt may have begun since the report.
             (attempt == Some(task.attempt.into())).then_some((
                 task.created_at,

@@ -10,7 +10,6 @@ use aios_core::{
 use aios_service::client::{
     AgentQuery, Client, ClientError, Page, PageQuery, RunQuery, Task, TaskQuery,
 };
-use serde_json::Value;
 
 use super::{Examination, UNKNOWN};
 use crate::{
@@ -116,7 +115,7 @@ fn is_unclaimed(task: &Task) -> bool {
     else {
         return false;
     };
-    failure.details.get("attempt").and_then(Value::as_u64) == Some(task.attempt.into())
+    failure.details.get("attempt") == Some(task.attempt)
 }
 
 /// Checks that no run is blocked. There is one finding for each code, because each has its remedy.

@@ -70,8 +70,10 @@ pub async fn should_keep_the_json_of_runs_character_by_character(harness: Harnes
     }
 }
 
-/// Configurations of agents, and failures, which are read whatever their details contain.
-pub async fn should_keep_the_json_of_agents_and_read_every_failure(harness: Harness<'_>) {
+/// Configurations of agents, and the details of failures.
+pub async fn should_keep_the_json_of_agents_and_failures_character_by_character(
+    harness: Harness<'_>,
+) {
     if harness.lacks(Capability::VerbatimData) {
         return;
     }
@@ -92,6 +94,7 @@ pub async fn should_keep_the_json_of_agents_and_read_every_failure(harness: Harn
         assert_eq!(agent.config.as_str(), expected);
         let failure = run(&harness, &number.to_string()).await.failure.unwrap();
         assert_eq!((&*failure.code, &*failure.message), ("X", "it went wrong"));
+        assert_eq!(failure.details.as_str(), expected);
     }
 }
 

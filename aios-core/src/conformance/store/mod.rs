@@ -233,7 +233,7 @@ macro_rules! store_conformance {
                 should_keep_streams_that_are_named_like_a_prefix;
             json:
                 should_keep_the_json_of_runs_character_by_character
-                should_keep_the_json_of_agents_and_read_every_failure
+                should_keep_the_json_of_agents_and_failures_character_by_character
                 should_summarise_runs
                 should_keep_every_character_of_a_status_text;
             transition:

@@ -24,7 +24,7 @@ impl Accounting {
     ///
     /// Returns `Ok` if the call may be reserved again.
     pub(super) async fn reached(&self, failure: Failure) -> Result<(), WorkflowError> {
-        let scope = Exceeded::deserialize(&failure.details).map(|exceeded| exceeded.scope);
+        let scope = failure.details.decode::<Exceeded>().map(|exceeded| exceeded.scope);
         let can_be_raised = matches!(scope, Ok(Scope::Run | Scope::Subject));
         if self.at_limit != AtLimit::Ask || !can_be_raised {
             return Err(WorkflowError::failed(failure));

@@ -13,7 +13,6 @@ use std::{collections::BTreeMap, future::poll_fn, mem, pin::Pin, time::Duration}
 use aios_agents::workflow::{ChildCall, WorkflowError, race};
 use aios_core::{BoxFuture, failure::Failure};
 use futures_util::future::join_all;
-use serde_json::Value;
 
 use super::Accounting;
 use crate::{
@@ -90,7 +89,7 @@ impl Accounting {
         };
         let is_not_started = |failure: &Failure| {
             NOT_STARTED.contains(&failure.code.as_str())
-                || failure.details.get("is_started") == Some(&Value::Bool(false))
+                || failure.details.get("is_started") == Some(false)
         };
         match failure.and_then(sums_of) {
             Some(sums) => self.settle_part(sums, false),

@@ -292,7 +292,7 @@ impl Accounting {
                 }
                 Err(failure) => failure,
             };
-            if has_cheaper && failure.details.get("limit").is_some_and(|limit| limit == "cost") {
+            if has_cheaper && failure.details.get::<String>("limit").as_deref() == Some("cost") {
                 emit(&self.context, "budget", "limit_reached", &failure.details)?;
                 self.state.lock().is_cheaper = true;
             } else {

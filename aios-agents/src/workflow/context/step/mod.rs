@@ -160,7 +160,7 @@ impl<'a, T> StepCall<'a, T> {
                 ended
             })
         });
-        let (operation, state) = match shared.check() {
+        let (operation, state) = match shared.check_request() {
             Ok(()) => {
                 let retry = RetryPolicy::default();
                 (shared.reserve(), StepState::Fresh { timeout: None, retry })

@@ -23,7 +23,7 @@ use std::{collections::BTreeSet, future::poll_fn, sync::Arc};
 use aios_core::{
     agent::Name,
     event::{EventError, Timestamp},
-    failure::Failure,
+    failure::{Details, Failure},
     store::{RecordedEvent, RunStatus, StreamId},
 };
 use tokio::sync::OwnedSemaphorePermit;
@@ -305,8 +305,8 @@ impl Driver {
             None => (RunStatus::Blocked, failure.clone(), Entry::Blocked(Blocked::new(failure))),
             Some(reason) => {
                 let details = match &self.block.terminated {
-                    Some(failure) => serde_json::json!({ "terminated": failure.message }),
-                    None => serde_json::json!({ "blocked": failure }),
+                    Some(failure) => serde_json::json!({ "terminated": failure.message }).into(),
+                    None => Details::default().with_field("blocked", &failure),
                 };
                 let failure = Failure::new(WorkflowError::CANCELLED, reason).with_details(details);
                 (RunStatus::Cancelled, failure.clone(), Entry::Cancelled(Failed::new(failure)))

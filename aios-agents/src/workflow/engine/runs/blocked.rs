@@ -2,8 +2,8 @@
 //!
 //! A poll that does not return can't say so itself. Each run shows the beginning and end of its polls
 //! in two atomic numbers (`polling`), and a task of the engine compares them at regular checks. A run
-//! is reported when the same poll was seen at four checks in a row. Nothing is done about it: code
-//! can't be interrupted from outside.
+//! is reported when the same poll was seen at four checks in a row. Rust code can't be interrupted from
+//! outside. An executor that polls code of another language may be able to, so it is told at each check.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -82,6 +82,11 @@ pub(crate) async fn watch(engine: Arc<Engine>, limit: Duration) {
             () = engine.clock.sleep(limit / CHECKS) => {}
         }
         engine.blocking.check(engine.live.polled(), limit);
+        if let Some(executor) = &engine.executor {
+            for run_id in engine.blocking.ids() {
+                executor.on_blocking(&run_id, limit);
+            }
+        }
     }
 }
 

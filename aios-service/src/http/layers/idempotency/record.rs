@@ -274,7 +274,7 @@ fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
 fn replay(answer: RequestAnswered) -> Response {
     let mut response = match answer.error {
         Some(Failure { code, message, details }) => {
-            ApiError::replayed(answer.status, code, message, details).into_response()
+            ApiError::replayed(answer.status, code, message, details.to_value()).into_response()
         }
         None => {
             let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
