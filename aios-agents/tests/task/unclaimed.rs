@@ -28,7 +28,7 @@ use aios_tests::log::Logged;
 
 use crate::support::{
     faulty::{Fault, FaultyBroker, FaultyStore},
-    workflows::{Doubler, PATIENCE, actions, eventually, result, store},
+    workflows::{Doubler, PATIENCE, actions, eventually, quick, result, store},
 };
 
 const TYPE: &str = "doubler";
@@ -123,6 +123,45 @@ async fn should_stop_reporting_it_once_an_agent_has_begun() {
     eventually("it does not any more", || async { waits_for(&run).await.is_none() }).await;
     assert_eq!(run.status().await.unwrap().status.as_str(), "running");
     drop(hosts);
+}
+
+/// Each attempt fails at once, so none of them is seen waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_say_that_no_agent_takes_a_task_whose_attempts_fail_at_once() {
+    async fn insist(context: WorkflowContext, number: u64) -> Result<u64, WorkflowError> {
+        context.task(TYPE, &number).retry(quick(100_000)).await
+    }
+    for restarts in [false, true] {
+        let (store, broker) = (store(), Arc::new(MemoryBroker::new()));
+        let build = || {
+            let options = EngineOptions::new().with_lease_time(Duration::from_secs(15));
+            builder(&store, &broker).workflow("insist", insist).engine_options(options).start()
+        };
+        let mut runtime = build().await.unwrap();
+        let mut run = runtime.start("insist", &4).id("r").await.unwrap();
+        eventually("it says so", || async { waits_for(&run).await.is_some() }).await;
+        let waits = waits_for(&run).await.unwrap();
+        assert!(waits.starts_with("task doubler #1: no agent"), "{waits}");
+        let attempts = || async {
+            let actions = actions(&run).await;
+            let count = |action: &str| actions.iter().filter(|it| *it == action).count();
+            (count("retry_scheduled"), count("task_unclaimed"))
+        };
+        eventually("it is tried again", || async { attempts().await.0 > 5 }).await;
+        assert!(waits_for(&run).await.is_some(), "also between two attempts");
+        assert_eq!(attempts().await.1, 1, "it is reported once");
+        if restarts {
+            runtime.shutdown(PATIENCE).await.unwrap();
+            runtime = build().await.unwrap();
+            run = runtime.handle("r").await.unwrap();
+        }
+        let stuck = AgentDefinition::instance(TYPE, Stuck);
+        let hosts = Runtime::builder().broker(Arc::clone(&broker) as Arc<dyn Broker>);
+        let hosts = hosts.agents(stuck).start().await.unwrap();
+        eventually("it does not any more", || async { waits_for(&run).await.is_none() }).await;
+        assert_eq!(run.status().await.unwrap().status.as_str(), "running");
+        drop(hosts);
+    }
 }
 
 struct Stuck;

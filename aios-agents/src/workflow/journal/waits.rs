@@ -7,7 +7,7 @@ use aios_core::store::{
 };
 
 use super::{JournalError, Journals, journals::PAGE};
-use crate::agent::codes::TASK_UNCLAIMED;
+use crate::agent::codes::{AGENT_NOT_FOUND, TASK_UNCLAIMED};
 
 impl Journals {
     /// The part of a run that does not progress, if one is known: a task that no agent has begun,
@@ -28,15 +28,15 @@ impl Journals {
         };
         let tasks = self.store.tasks(&filter, &PageRequest::first(PAGE)).await?.rows;
         let unclaimed = tasks.into_iter().filter_map(|task| {
-            let failure = task.failure.filter(|failure| failure.code == TASK_UNCLAIMED)?;
-            let attempt = failure.details.get::<u64>("attempt");
-            // A later attempt may have begun since the report.
-            (attempt == Some(task.attempt.into())).then_some((
-                task.created_at,
-                task.agent_type,
-                task.id,
-                failure.message,
-            ))
+            let failure = task.failure?;
+            let holds = match failure.code.as_str() {
+                // A later attempt may have begun since the report.
+                TASK_UNCLAIMED => failure.details.get("attempt") == Some(task.attempt),
+                // No queue has taken an attempt, and no agent has begun one since.
+                AGENT_NOT_FOUND => true,
+                _ => false,
+            };
+            holds.then_some((task.created_at, task.agent_type, task.id, failure.message))
         });
         Ok(unclaimed.min().map(|(_, agent_type, id, message)| {
             let operation = id.rsplit('/').next().unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aios_agents::agent::codes::TASK_UNCLAIMED;
+use aios_agents::agent::codes::{AGENT_NOT_FOUND, TASK_UNCLAIMED};
 use aios_core::{
     broker::Group,
     store::{AgentStatus, RunStatus, TaskStatus},
@@ -111,11 +111,12 @@ async fn tasks(client: &Client, found: &mut Examination<'_>) -> Result<(), CliEr
 
 /// Whether the engine has reported that no agent begins the current attempt of a task.
 fn is_unclaimed(task: &Task) -> bool {
-    let Some(failure) = task.failure.as_ref().filter(|failure| failure.code == TASK_UNCLAIMED)
-    else {
-        return false;
-    };
-    failure.details.get("attempt") == Some(task.attempt)
+    let Some(failure) = &task.failure else { return false };
+    match failure.code.as_str() {
+        TASK_UNCLAIMED => failure.details.get("attempt") == Some(task.attempt),
+        AGENT_NOT_FOUND => true,
+        _ => false,
+    }
 }
 
 /// Checks that no run is blocked. There is one finding for each code, because each has its remedy.

@@ -49,7 +49,10 @@ impl Driver {
             Message::Answer(delivery) => self.on_answer(*delivery).await,
             Message::Undeliverable { operation, attempt, failure, retryable } => {
                 let error = TaskError::retryable(failure).with_retryable(retryable);
-                self.on_undeliverable(operation, attempt, error);
+                let failure = error.failure.clone();
+                if self.on_undeliverable(operation, attempt, error) {
+                    self.report_unreached(operation, attempt, failure);
+                }
             }
             Message::DeadLettered { operation, attempt, letter } => {
                 self.on_dead_letter(operation, attempt, &letter);
@@ -258,25 +261,37 @@ impl Driver {
         }
     }
 
-    /// A task could not be delivered to any agent.
-    pub(super) fn on_undeliverable(&mut self, operation: u64, attempt: u32, error: TaskError) {
+    /// A task could not be delivered to any agent. Returns whether it will be tried again.
+    pub(super) fn on_undeliverable(
+        &mut self,
+        operation: u64,
+        attempt: u32,
+        error: TaskError,
+    ) -> bool {
         let mut machine = self.execution.machine();
         if !machine.awaits_task(operation, Some(attempt)) {
-            return;
+            return false;
         }
         // The attempt ends once, however often its end is reported before it is recorded.
         machine.task_answered(operation);
         drop(machine);
-        self.record_failure(operation, attempt, error);
+        self.record_failure(operation, attempt, error)
     }
 
-    /// Records what follows a failed attempt.
-    pub(super) fn record_failure(&mut self, operation: u64, attempt: u32, error: TaskError) {
+    /// Records what follows a failed attempt. Returns whether it will be tried again.
+    pub(super) fn record_failure(
+        &mut self,
+        operation: u64,
+        attempt: u32,
+        error: TaskError,
+    ) -> bool {
         // The deferred dispatch belongs to this attempt; the next one is dispatched once it is
         // recorded.
         self.tasks.deferred.remove(&operation);
         let now = self.engine.clock.now();
         let entry = self.execution.machine().after_failure(operation, attempt, error, now);
+        let is_retried = matches!(entry, Entry::RetryScheduled(_));
         self.write(entry);
+        is_retried
     }
 }

@@ -84,7 +84,9 @@ impl Driver {
         // A task that no queue takes must fail, and not vanish.
         match self.to_publish(Entry::TaskAssigned(assignment), true) {
             Ok(publish) => self.send(publish, Some(expected)),
-            Err(failure) => self.on_undeliverable(operation, attempt, TaskError::terminal(failure)),
+            Err(failure) => {
+                self.on_undeliverable(operation, attempt, TaskError::terminal(failure));
+            }
         }
     }
 

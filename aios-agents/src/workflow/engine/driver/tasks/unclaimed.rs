@@ -1,9 +1,11 @@
 //! Tasks that no agent begins.
 //!
-//! Two things are decided here, from what the queue and the agents of the type do:
+//! These things are decided here, from what the queue and the agents of the type do:
 //!
 //! - **Unclaimed** is a report for people: no agent has begun the task for `unclaimed_after`, although
 //!   agents of the type are not busy with others. Nothing about the task changes.
+//! - A task is also reported if no queue takes it and it will be tried again. Its attempts fail too fast to be
+//!   seen waiting.
 //! - **Lost** is a conclusion about the broker: the delivery is not in the queue, and no process that
 //!   had it would be silent for so long. The task is dispatched again, at the same attempt, and a
 //!   process that has it after all recognises it.
@@ -87,8 +89,17 @@ impl Driver {
             None => format!("no agent of type {} has begun it since {since}", queue.0),
             Some(id) => format!("agent {id} of type {} has not begun it since {since}", queue.0),
         };
-        self.record_claim_status(operation, attempt, agent::TASK_UNCLAIMED, Some(message));
+        let failure = Failure::new(codes::TASK_UNCLAIMED, message);
+        self.record_claim_status(operation, attempt, agent::TASK_UNCLAIMED, Some(failure));
         Some(())
+    }
+
+    /// Reports a task that no queue has taken and that will be tried again, unless it is reported already.
+    /// The report lasts until an agent begins the task, or the task ends.
+    pub(in super::super) fn report_unreached(&mut self, operation: u64, attempt: u32, failure: Failure) {
+        if failure.code == codes::AGENT_NOT_FOUND && !self.tasks.open.is_unclaimed(operation) {
+            self.record_claim_status(operation, attempt, agent::TASK_UNCLAIMED, Some(failure));
+        }
     }
 
     /// Whether the delivery of a task that no agent has begun seems to be lost.
@@ -181,7 +192,7 @@ impl Driver {
 
     /// An agent has begun a task that may have been reported as unclaimed.
     pub(in super::super) fn on_claimed(&mut self, operation: u64, attempt: u32, queued: &Queued) {
-        if queued.is_unclaimed() {
+        if queued.is_unclaimed() || self.tasks.open.is_unclaimed(operation) {
             self.record_claim_status(operation, attempt, agent::TASK_CLAIMED, None);
         }
     }
@@ -194,16 +205,11 @@ impl Driver {
         operation: u64,
         attempt: u32,
         action: &str,
-        message: Option<String>,
+        failure: Option<Failure>,
     ) {
-        let Some(agent_type) = self.execution.machine().task(operation).map(|it| it.0.clone())
-        else {
-            return;
-        };
+        let Some(agent_type) = self.tasks.open.agent_type(operation) else { return };
         let task_id = TaskId::of_run(&self.run_id, operation);
-        let failure = message.map(|message| {
-            Failure::new(codes::TASK_UNCLAIMED, message).with_details(json!({ "attempt": attempt }))
-        });
+        let failure = failure.map(|failure| failure.with_details(json!({ "attempt": attempt })));
         let data = TaskUnclaimed::new(task_id, attempt, failure);
         let event =
             EventType::new(agent::DOMAIN, agent_type.as_str(), action).and_then(|event_type| {
