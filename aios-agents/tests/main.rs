@@ -62,6 +62,7 @@ mod workflow {
     mod dropped;
     mod durable;
     mod executor;
+    mod failures;
     mod faults;
     mod guards;
     #[cfg(feature = "testing")]

@@ -121,3 +121,81 @@ def test_should_name_a_run_that_blocks_the_loop(
     assert status == 0, errors
     (line,) = [line for line in errors.splitlines() if "the code of a run has not returned" in line]
     assert "workflow=stuck" in line and "run=r " in line
+
+
+#: Workflows that compute without end, and others that must continue meanwhile.
+BUSY = """
+import asyncio, sys, time
+import aios
+
+@aios.workflow("busy")
+async def busy(context: aios.WorkflowContext, how: str) -> int:
+    await context.step("first", lambda: 1)
+    if how == "closing":
+        try:
+            await context.signal("never")
+        except:
+            while True:
+                pass
+    while how == "compute":
+        pass
+    while how == "catch":
+        try:
+            while True:
+                pass
+        except:
+            continue
+    while how == "asyncio":
+        try:
+            await asyncio.sleep(1)
+        except:
+            continue
+    failed = context.step("fails", fail)
+    while how == "await":
+        try:
+            await failed
+        except:
+            continue
+    return 1
+
+def fail():
+    raise aios.TaskError.terminal("no")
+
+@aios.workflow("sleepy")
+async def sleepy(context: aios.WorkflowContext) -> int:
+    # The other run blocks the loop; this one continues once it is interrupted.
+    await context.sleep(0.01)
+    return 7
+
+async def main():
+    async with aios.Runtime(workflows=[busy, sleepy], blocked_after=0.2) as runtime:
+        run = await runtime.start(busy, sys.argv[1], id="b")
+        other = await runtime.start(sleepy)
+        if sys.argv[1] == "closing":
+            while not (await run.journal())[-1].event.type.endswith("step_completed"):
+                await asyncio.sleep(0.01)
+            await run.cancel("enough")
+        try:
+            print(await run.result())
+        except aios.RunBlockedError as error:
+            print(error.__cause__.code, error)
+        except aios.RunCancelledError as error:
+            print(error.code)
+        assert await other.result() == 7
+        assert asyncio.get_running_loop().is_running()
+    print("closed")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("how", ["compute", "catch", "await", "asyncio", "closing"])
+def test_should_interrupt_a_run_that_computes_without_end(
+    script: Callable[..., subprocess.Popen[str]], how: str
+) -> None:
+    status, output, errors = finish(script(BUSY, how))
+    assert status == 0, errors
+    expected = {"closing": "RUN_CANCELLED", "asyncio": "WORKFLOW_PANICKED run b is blocked"}
+    assert output.startswith(expected.get(how, "WORKFLOW_BUSY run b is blocked")) and output.endswith("closed\n"), output
+    lines = errors.splitlines()
+    assert [line for line in lines if "interrupted the code of a run" in line and "run=b" in line]

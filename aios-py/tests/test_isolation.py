@@ -354,3 +354,29 @@ def test_should_leave_the_loser_of_a_race_that_catches_every_exception(
     # The code is left at its next `await` while it is closed, or while it is freed.
     says = {"dropped": "awaits in a `finally`", "kept": "kept|catches BaseException and continues"}
     assert re.search(says[kept], output), output
+
+
+@pytest.mark.parametrize("catches", [(), (Exception,), (BaseException,)])
+@pytest.mark.parametrize("what", ["now", "uuid", "set_status", "emit", "sleep"])
+async def test_should_block_a_run_that_makes_requests_without_end(
+    what: str, catches: tuple[type[BaseException], ...]
+) -> None:
+    @aios.workflow("asks")
+    async def asks(context: aios.WorkflowContext) -> None:
+        requests: dict[str, Callable[[], object]] = {
+            "now": context.now,
+            "uuid": context.uuid,
+            "set_status": lambda: context.set_status("asking"),
+            "emit": lambda: context.emit("shop.order.placed"),
+            "sleep": lambda: context.sleep(1).close(),
+        }
+        while True:
+            with contextlib.suppress(*catches):
+                requests[what]()
+
+    async with aios.Runtime(workflows=[asks], blocked_after=0.2) as runtime:
+        run = await runtime.start(asks)
+        with pytest.raises(aios.RunBlockedError) as blocked:
+            await run.result()
+        assert isinstance(blocked.value.__cause__, aios.AiosError)
+        assert blocked.value.__cause__.code == "WORKFLOW_BUSY"

@@ -175,7 +175,8 @@ impl WorkflowError {
     pub(crate) fn with_details(mut self, fields: BTreeMap<String, Details>) -> Self {
         if let Kind::Failed(failure) | Kind::Cancelled(failure) = &mut self.kind {
             let details = std::mem::take(&mut failure.details);
-            let set = |details: Details, (field, value): (String, _)| details.with_field(&field, value);
+            let set =
+                |details: Details, (field, value): (String, _)| details.with_field(&field, value);
             failure.details = fields.into_iter().fold(details, set);
         }
         self

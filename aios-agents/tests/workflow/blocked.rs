@@ -107,3 +107,30 @@ async fn should_return_from_starts_of_runs_that_block_their_thread_at_once() {
         }
     }
 }
+
+/// Makes requests that are answered at once, without end.
+async fn ask_without_end(context: WorkflowContext, what: String) -> Result<u32, WorkflowError> {
+    loop {
+        match what.as_str() {
+            "time" => drop(context.now()),
+            "id" => drop(context.uuid()),
+            "version" => drop(context.version("change", 1..=2)),
+            "status" => context.set_status("asking"),
+            "stream" => drop(context.set_progress("asking", &1)),
+            "timer" => drop(context.sleep(Duration::from_secs(1))),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_block_a_run_that_makes_requests_without_end() {
+    let runtime = runtime(&store()).workflow("asks", ask_without_end).start().await.unwrap();
+    for what in ["time", "id", "version", "status", "stream", "timer"] {
+        let run = runtime.start("asks", what).await.unwrap();
+        let error = result::<u32>(&run).await.unwrap_err();
+        let failure = error.failure().unwrap();
+        assert_eq!((error.code(), &*failure.code), ("RUN_BLOCKED", "WORKFLOW_BUSY"), "{what}");
+        assert!(failure.message.contains("without awaiting"), "{what}: {failure}");
+    }
+}

@@ -365,7 +365,7 @@ pub const CODES: &[Code] = &[
         "WORKFLOW_BUSY",
         "engine",
         Retry::No,
-        "the code wakes itself without end; the run is blocked",
+        "the code wakes itself, makes requests or computes without end; the run is blocked",
     ),
     code("WORKFLOW_PANICKED", "engine", Retry::No, "the code of the workflow panicked"),
     code(

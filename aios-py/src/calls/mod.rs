@@ -146,7 +146,7 @@ impl Calls {
 
     /// Polls workflow runs on the event loop.
     pub(crate) fn run_executor(&self) -> LoopExecutor {
-        LoopExecutor { bridge: Arc::clone(&self.executors.bridge), tokio: self.tokio.clone() }
+        LoopExecutor::new(Arc::clone(&self.executors.bridge), self.tokio.clone())
     }
 
     /// Runs a future on the native threads, and returns an `asyncio` future. Cancelling that drops

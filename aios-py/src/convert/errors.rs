@@ -212,7 +212,9 @@ impl From<TaskError> for ErrorInfo {
 impl From<WorkflowError> for ErrorInfo {
     fn from(error: WorkflowError) -> Self {
         match error.failure() {
-            Some(failure) if failure.code == WorkflowError::OUTSIDE => {
+            Some(failure)
+                if [WorkflowError::OUTSIDE, WorkflowError::BUSY].contains(&&*failure.code) =>
+            {
                 Self::from_failure("workflow_code", failure.clone(), false)
             }
             Some(failure) => Self::from_failure("task", failure.clone(), false),

@@ -79,9 +79,16 @@ pub(crate) struct Bridge {
     handed_over: AtomicBool,
     /// The end of the socket pair to which the byte is written.
     waker: UnixStream,
+    /// Python's identifier of the loop's thread.
+    thread: u64,
 }
 
 impl Bridge {
+    /// Python's identifier of the loop's thread.
+    pub(super) fn thread(&self) -> u64 {
+        self.thread
+    }
+
     /// Submits a job. It is dropped if the bridge is closed.
     ///
     /// Does not need the interpreter's lock, and does not wait for the loop. A job that is dropped
@@ -149,8 +156,6 @@ impl Bridge {
 /// its thread, to say in a warning which code blocks it.
 pub(crate) struct LoopPulse {
     bridge: Arc<Bridge>,
-    /// Python's identifier of the loop's thread, under which `sys._current_frames` lists its stack.
-    thread: u64,
 }
 
 impl Pulse for LoopPulse {
@@ -165,18 +170,21 @@ impl Pulse for LoopPulse {
     /// interpreter switches threads every few milliseconds, and blocking calls release it. `None`
     /// if the interpreter is not running.
     fn stack(&self) -> Option<String> {
-        Python::try_attach(|py| stack(py, self.thread).ok())?
+        Python::try_attach(|py| stack(py, self.bridge.thread).ok())?
     }
 }
 
 impl fmt::Debug for LoopPulse {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("LoopPulse").field("thread", &self.thread).finish_non_exhaustive()
+        formatter
+            .debug_struct("LoopPulse")
+            .field("thread", &self.bridge.thread)
+            .finish_non_exhaustive()
     }
 }
 
 /// The stack of a Python thread in one line, innermost call first, at most [`MAX_FRAMES`] calls.
-/// Uses `sys._current_frames`, which does not stop the thread.
+/// Uses `sys._current_frames`, which lists the stacks by thread and does not stop the thread.
 fn stack(py: Python<'_>, thread: u64) -> PyResult<String> {
     let frames = py.import("sys")?.call_method0("_current_frames")?;
     let mut frame = frames.get_item(thread)?;
@@ -232,14 +240,12 @@ pub(crate) struct LoopBridge {
     /// The end of the socket pair that the loop watches.
     reader: UnixStream,
     pub(crate) event_loop: Py<PyAny>,
-    /// Python's identifier of the loop's thread, which creates this object.
-    thread: u64,
 }
 
 impl LoopBridge {
     /// The pulse of the loop, for the host of agents.
     pub(crate) fn pulse(&self) -> Arc<LoopPulse> {
-        Arc::new(LoopPulse { bridge: Arc::clone(&self.bridge), thread: self.thread })
+        Arc::new(LoopPulse { bridge: Arc::clone(&self.bridge) })
     }
 }
 
@@ -256,8 +262,9 @@ impl LoopBridge {
             signalled: AtomicBool::new(false),
             handed_over: AtomicBool::new(false),
             waker,
+            thread,
         };
-        Ok(Self { bridge: Arc::new(bridge), reader, event_loop, thread })
+        Ok(Self { bridge: Arc::new(bridge), reader, event_loop })
     }
 
     /// The file descriptor that the loop watches.

@@ -25,21 +25,32 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
+    time::Duration,
 };
 
 use aios_agents::runtime::RunExecutor;
 use aios_core::BoxFuture;
 use parking_lot::Mutex;
+use pyo3::{prelude::*, types::PyDict};
 use tokio::{runtime::Handle, sync::oneshot};
+use tracing::warn;
 
 use super::Bridge;
 
 /// Executes runs on an event loop.
 pub(crate) struct LoopExecutor {
     /// Queues the polls.
-    pub(crate) bridge: Arc<Bridge>,
+    bridge: Arc<Bridge>,
     /// The native threads, whose timers the runs use.
-    pub(crate) tokio: Handle,
+    tokio: Handle,
+    /// Whether a thread waits for the interpreter in order to interrupt code.
+    interrupting: Arc<AtomicBool>,
+}
+
+impl LoopExecutor {
+    pub(crate) fn new(bridge: Arc<Bridge>, tokio: Handle) -> Self {
+        Self { bridge, tokio, interrupting: Arc::default() }
+    }
 }
 
 impl RunExecutor for LoopExecutor {
@@ -59,6 +70,48 @@ impl RunExecutor for LoopExecutor {
             drop(guard);
         })
     }
+
+    /// Interrupts the code if it computes; see `aios/_workflows/watchdog.py`. On a thread of its own, because
+    /// it waits for the interpreter.
+    fn on_blocking(&self, run_id: &str, limit: Duration) {
+        if self.interrupting.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let interrupting = Arc::clone(&self.interrupting);
+        let (run_id, thread) = (run_id.to_owned(), self.bridge.thread());
+        self.tokio.spawn_blocking(move || {
+            match Python::try_attach(|py| interrupt(py, thread, limit)) {
+                Some(Ok(true)) => {
+                    warn!(run = run_id, "interrupted the code of a run that does not return");
+                }
+                Some(Err(error)) => {
+                    warn!(run = run_id, %error, "can't interrupt the code of a run");
+                }
+                Some(Ok(false)) | None => {}
+            }
+            interrupting.store(false, Ordering::Release);
+        });
+    }
+}
+
+/// Raises an exception in the code of the run that executes on the thread of the loop, if it has computed for
+/// too long. Returns whether it did for the first time: the code may have caught an earlier exception.
+///
+/// No Python code runs between the look at what executes and the exception: the code could end in between.
+fn interrupt(py: Python<'_>, thread: u64, limit: Duration) -> PyResult<bool> {
+    let watchdog = py.import("aios._workflows.watchdog")?;
+    let executing = watchdog.getattr("executing")?.cast_into::<PyDict>()?;
+    let due = watchdog.call_method1("due", (thread, limit.as_secs_f64()))?;
+    type Due<'py> = Option<(Bound<'py, PyAny>, u64, Bound<'py, PyAny>)>;
+    let Some((driver, turn, raise)) = due.extract::<Due<'_>>()? else { return Ok(false) };
+    let is_executing = executing.get_item(thread)?.is_some_and(|it| it.is(&driver));
+    if !is_executing || driver.getattr("turn")?.extract::<u64>()? != turn {
+        return Ok(false);
+    }
+    let is_first = !driver.getattr("interrupted")?.is_truthy()?;
+    driver.setattr("interrupted", true)?;
+    raise.call0()?;
+    Ok(is_first)
 }
 
 impl fmt::Debug for LoopExecutor {

@@ -105,9 +105,15 @@ impl NativeWorkflowContext {
         }
     }
 
-    /// Fails outside the code of the workflow, where operations are not allowed.
+    /// Fails outside the code of the workflow, where operations are not allowed, and if the code makes
+    /// requests without end.
     fn check(&self, py: Python<'_>) -> PyResult<()> {
-        self.context.ensure_current().map_err(|error| ErrorInfo::from(error).into_error(py))
+        self.context.ensure_request().map_err(|error| match error.failure() {
+            Some(failure) if failure.code == WorkflowError::BUSY => {
+                too_many_requests(py, &failure.message).unwrap_or_else(|error| error)
+            }
+            _ => ErrorInfo::from(error).into_error(py),
+        })
     }
 }
 
@@ -261,6 +267,7 @@ impl NativeWorkflowContext {
     }
 
     fn emit(&self, event_type: &str, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.check(data.py())?;
         let source = self.context.info().workflow.as_str().into();
         let emitted = self.context.emit(build_event(data, event_type, source)?);
         emitted.map_err(|error| ErrorInfo::from(error).into_error(data.py()))
@@ -323,9 +330,16 @@ impl NativeWorkflowContext {
     }
 
     fn version(&self, py: Python<'_>, change: &str, oldest: u32, newest: u32) -> PyResult<u32> {
+        self.check(py)?;
         let version = self.context.version(change, oldest..=newest);
         version.map_err(|error| ErrorInfo::from(error).into_error(py))
     }
+}
+
+/// The error of code that makes requests without end, which blocks the run even if it is caught.
+fn too_many_requests(py: Python<'_>, message: &str) -> PyResult<PyErr> {
+    let isolation = py.import("aios._workflows.isolation")?;
+    Ok(PyErr::from_value(isolation.call_method1("too_many_requests", (message,))?))
 }
 
 /// The function of `aios._workflows.steps` that executes a step.

@@ -8,8 +8,8 @@ use std::{
     task::{Context, Poll},
 };
 
-use aios_agents::workflow::{WorkflowError, interrupt};
-use aios_core::event::Payload;
+use aios_agents::workflow::{WorkflowError, block, interrupt};
+use aios_core::{event::Payload, failure::Failure};
 use pyo3::{
     exceptions::{PyBaseException, PyRuntimeError, PyStopIteration},
     prelude::*,
@@ -159,12 +159,26 @@ fn raised_error(py: Python<'_>, error: PyErr) -> PyResult<Outcome> {
         };
         return Ok(Err(error));
     }
+    if is_interrupted(py, &error)? {
+        // The code had just returned, after it had computed for too long.
+        let message: String = py.import("aios._workflows.isolation")?.getattr("BUSY")?.extract()?;
+        block(Failure::new(WorkflowError::BUSY, message));
+    }
     let failure = task_error(py, &error, WorkflowError::FAILED).failure;
+    if failure.code == WorkflowError::BUSY {
+        block(failure);
+    }
     if failure.code == "WORKFLOW_CODE" {
         // Unwinds without a panic message: the engine records it as the reason why the run is blocked.
         resume_unwind(Box::new(failure.message));
     }
     Ok(Err(WorkflowError::failed(failure)))
+}
+
+/// Whether the watchdog has interrupted the code.
+fn is_interrupted(py: Python<'_>, error: &PyErr) -> PyResult<bool> {
+    let class = py.import("aios._workflows.watchdog")?.getattr("Interrupted")?;
+    Ok(error.is_instance(py, &class))
 }
 
 /// The input of the run as which this one continues, if the exception says that it does.

@@ -24,6 +24,7 @@ use serde::de::DeserializeOwned;
 use super::{
     SharedRun,
     decode::{Answer, decode_error},
+    shared_run::OPERATION,
 };
 use crate::{
     options::{check_named, check_retry, check_span, check_timeout, refused},
@@ -95,7 +96,7 @@ impl OperationCall {
     /// code of the run: such a call fails when it is polled, and a number without an entry would shift
     /// those that follow.
     pub(super) fn new(shared: Arc<SharedRun>, request: Result<Request, WorkflowError>) -> Self {
-        let request = shared.check_request().and(request);
+        let request = shared.check_request(OPERATION).and(request);
         let operation = request.as_ref().map_or(0, |_| shared.reserve());
         let subject = match &request {
             Ok(Request::Task(task)) => Subject::Agent(task.agent_type.clone()),

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, future::Future};
 use aios_core::failure::Details;
 use serde::Serialize;
 
-use super::{WorkflowContext, waiting::Compensation};
+use super::{WorkflowContext, shared_run::OPERATION, waiting::Compensation};
 use crate::workflow::WorkflowError;
 
 impl WorkflowContext {
@@ -58,7 +58,7 @@ impl WorkflowContext {
         F: FnOnce(Self) -> Fut + Send + 'static,
         Fut: Future<Output = Result<(), WorkflowError>> + Send + 'static,
     {
-        if !self.shared.assert_current() {
+        if !self.shared.assert_current(OPERATION) {
             return;
         }
         let undo = Box::new(move |context| -> aios_core::BoxFuture<'static, _> {

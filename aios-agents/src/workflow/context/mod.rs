@@ -34,6 +34,7 @@ use aios_core::{
 };
 use serde::Serialize;
 
+use self::shared_run::OPERATION;
 pub use self::{
     call::{ChildCall, OperationCall, SignalCall, SleepCall, TaskCall},
     decode::Answer,
@@ -179,7 +180,7 @@ impl WorkflowContext {
     /// # }
     /// ```
     pub fn emit(&self, mut event: Event) -> Result<(), WorkflowError> {
-        self.shared.check_request()?;
+        self.shared.check_request(OPERATION)?;
         // Checked here and not when it is recorded: the code gets the error, and the run is not
         // blocked.
         let refused = |error: EventError| Failure::from_error(error.code(), &error);
@@ -212,7 +213,7 @@ impl WorkflowContext {
     /// # let _ = build;
     /// ```
     pub fn set_status(&self, text: impl Into<String>) {
-        if self.shared.assert_current() {
+        if self.shared.assert_current(OPERATION) {
             self.request_completed(Request::Status { text: text.into(), progress: None });
         }
     }
@@ -253,7 +254,7 @@ impl WorkflowContext {
         text: impl Into<String>,
         progress: &(impl Serialize + ?Sized),
     ) -> Result<(), WorkflowError> {
-        self.shared.check_request()?;
+        self.shared.check_request(OPERATION)?;
         let progress = Some(Payload::encode(progress)?);
         self.request_completed(Request::Status { text: text.into(), progress });
         Ok(())

@@ -48,9 +48,12 @@ use crate::{
     },
 };
 
-/// Maximum number of requests of the code in one poll: operations, and what is answered at once, such as the
-/// time. Code that makes more of them asks in a loop and would never return.
+/// How much the code may request in one poll. Code that requests more asks in a loop and would never return.
 const MAX_REQUESTS: u64 = 1_000_000;
+/// How much the request of a value counts, such as the time.
+pub(super) const VALUE: u64 = 1;
+/// How much the request of an operation counts, which takes memory.
+pub(super) const OPERATION: u64 = 5;
 
 /// The payload of a panic.
 type Panic = Box<dyn Any + Send>;
@@ -73,7 +76,7 @@ pub(crate) struct SharedRun {
     pub(super) deferred: Mutex<Option<Deferred>>,
     /// Whether `deferred` is set. For most runs it is not, because nothing could be deferred.
     pub(super) is_watching: AtomicBool,
-    /// Number of requests that the code has made in the current poll.
+    /// How much the code has requested in the current poll.
     requests: AtomicU64,
     /// Number of operations that the code has reserved: a copy that is read without the lock.
     reserved: AtomicU64,
@@ -179,9 +182,9 @@ impl SharedRun {
 
     /// Like [`check`](Self::check), for a request of the code. Unwinds if the code has made too many of them
     /// in one poll: code that ignores an error would never return.
-    pub(super) fn check_request(&self) -> Result<(), WorkflowError> {
+    pub(super) fn check_request(&self, weight: u64) -> Result<(), WorkflowError> {
         self.check()?;
-        if self.requests.fetch_add(1, Ordering::Relaxed) >= MAX_REQUESTS
+        if self.requests.fetch_add(weight, Ordering::Relaxed) >= MAX_REQUESTS
             && !std::thread::panicking()
         {
             // Does not call the panic hook: the caller turns the payload into a failure.
@@ -203,8 +206,8 @@ impl SharedRun {
     ///
     /// Returns `false` in a destructor that runs because the code leaves memory or the thread unwinds.
     /// Unwinding there would block the run, or abort the process.
-    pub(super) fn assert_current(&self) -> bool {
-        let is_current = self.check_request().is_ok();
+    pub(super) fn assert_current(&self, weight: u64) -> bool {
+        let is_current = self.check_request(weight).is_ok();
         if !is_current && !self.is_leaving() && !std::thread::panicking() {
             // Does not call the panic hook: the caller turns the payload into a failure.
             resume_unwind(Box::new(Refused(outside_workflow())));
@@ -473,11 +476,11 @@ impl SharedRun {
 
 /// The failure of code that makes requests without end.
 fn busy() -> Failure {
-    let message = format!(
-        "the workflow has made {MAX_REQUESTS} requests without awaiting anything: it must await an \
-         operation, such as `sleep`, instead of asking for the time or a condition in a loop"
-    );
-    Failure::new(WorkflowError::BUSY, message)
+    Failure::new(
+        WorkflowError::BUSY,
+        "the workflow makes requests in a loop without awaiting anything: it must await an operation, such \
+         as `sleep`, instead of asking for the time or a condition again and again",
+    )
 }
 
 /// The failure of an operation outside of the code of its workflow.

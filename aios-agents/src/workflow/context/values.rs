@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use aios_core::event::Timestamp;
 
-use super::WorkflowContext;
+use super::{
+    WorkflowContext,
+    shared_run::{OPERATION, VALUE},
+};
 use crate::{options::refused, workflow::WorkflowError};
 
 impl WorkflowContext {
@@ -46,7 +49,7 @@ impl WorkflowContext {
     /// ```
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        self.shared.assert_current();
+        self.shared.assert_current(VALUE);
         self.shared.machine().now()
     }
 
@@ -78,7 +81,7 @@ impl WorkflowContext {
     /// ```
     #[must_use]
     pub fn age(&self) -> Duration {
-        self.shared.assert_current();
+        self.shared.assert_current(VALUE);
         self.shared.machine().age()
     }
 
@@ -103,7 +106,11 @@ impl WorkflowContext {
     /// ```
     #[must_use]
     pub fn uuid(&self) -> uuid::Uuid {
-        if self.shared.assert_current() { self.shared.machine().draw() } else { uuid::Uuid::nil() }
+        if self.shared.assert_current(VALUE) {
+            self.shared.machine().draw()
+        } else {
+            uuid::Uuid::nil()
+        }
     }
 
     /// A number from 0 (included) to 1 (excluded) that is the same in every replay and different in
@@ -177,7 +184,7 @@ impl WorkflowContext {
         change: impl AsRef<str>,
         versions: std::ops::RangeInclusive<u32>,
     ) -> Result<u32, WorkflowError> {
-        self.shared.check_request()?;
+        self.shared.check_request(OPERATION)?;
         let (oldest, newest) = versions.into_inner();
         if oldest > newest {
             let change = change.as_ref();

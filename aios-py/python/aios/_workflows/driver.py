@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import gc
 from collections.abc import Callable, Coroutine
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import _scope
@@ -12,6 +13,8 @@ from .._aios import PENDING, Operation
 from .._errors import WorkflowCodeError
 from .combinators import AwaitedKeys
 from .isolation import (
+    BUSY,
+    BUSY_CODE,
     ENDLESS,
     Closing,
     Isolation,
@@ -20,6 +23,7 @@ from .isolation import (
     set_generator_hooks,
     started_loop,
 )
+from .watchdog import executing, withdraw
 
 if TYPE_CHECKING:
     from .._aios import NativeWorkflowContext
@@ -59,6 +63,8 @@ class Driver:
         "_running_loop",
         "_send",
         "_set_running_loop",
+        "interrupted",
+        "turn",
     )
 
     def __init__(self, begin: CoroutineFactory, run: NativeWorkflowContext, input: Any) -> None:
@@ -69,6 +75,10 @@ class Driver:
         self._isolation: Any = Isolation()
         self._close_generator: Any = self._isolation.close_generator
         self._check_result: Callable[[Any], None] = begin.check_result
+        #: Whether the watchdog has interrupted the code in this turn.
+        self.interrupted = False
+        #: Counts how often the code was called.
+        self.turn = 0
         self._loop: Any = None
         self._hooks: Any = None
         self._context = begin.context()
@@ -81,13 +91,29 @@ class Driver:
         # The thread may be the event loop's, which polls runs between its other callbacks.
         loop = self._running_loop()
         hooks = self._hooks_of(loop)
+        thread = get_ident()
+        outer = executing.get(thread)
+        self.turn += 1
+        self.interrupted = False
         self._set_running_loop(self._isolation)
         set_generator_hooks(None, self._close_generator)
         try:
+            executing[thread] = self
             return self._context.run(function, *args)
         finally:
-            set_generator_hooks(*hooks)
-            self._set_running_loop(loop)
+            try:
+                self._leave(thread)
+            finally:
+                if outer is not None:
+                    executing[thread] = outer
+                set_generator_hooks(*hooks)
+                self._set_running_loop(loop)
+
+    def _leave(self, thread: int) -> None:
+        """Ends the turn of the code, which is not interrupted from now on."""
+        del executing[thread]
+        if self.interrupted:
+            withdraw(thread)
 
     def _hooks_of(self, loop: Any) -> Any:
         """The hooks of this thread for async generators, which its event loop sets. Reading them takes
@@ -107,7 +133,9 @@ class Driver:
 
         Raises:
             StopIteration: The coroutine returned.
-            WorkflowCodeError: The code did what a workflow can't do, even if it caught the error.
+            WorkflowCodeError: The code did what a workflow can't do, or computed for too long, even if it
+                caught the error.
+            Interrupted: It computed for too long, and had just returned.
             BaseException: Whatever the coroutine raised.
         """
         was_enabled = gc.isenabled()
@@ -117,9 +145,13 @@ class Driver:
         # Same as `_guarded`, without its calls: this is done once or twice for each operation.
         loop = self._running_loop()
         hooks = self._hooks if loop is self._loop else self._hooks_of(loop)
+        thread = get_ident()
+        self.turn += 1
+        self.interrupted = False
         self._set_running_loop(self._isolation)
         set_generator_hooks(None, self._close_generator)
         try:
+            executing[thread] = self
             yielded = self._context.run(self._send, key)
             kind = type(yielded)
             if kind is not Operation and kind is not AwaitedKeys:
@@ -127,19 +159,29 @@ class Driver:
                 self._context.run(self._coroutine.throw, foreign_await(yielded))
         except BaseException as error:
             violation = self._isolation.take_violation() or started_loop(error)
+            if violation is None and self.interrupted:
+                violation = WorkflowCodeError(BUSY, code=BUSY_CODE)
             if violation is None:
                 if type(error) is StopIteration:
                     self._check_result(error.value)
                 raise
             raise violation from None
         finally:
-            set_generator_hooks(*hooks)
-            self._set_running_loop(loop)
-            if was_enabled:
-                gc.enable()
+            try:
+                del executing[thread]
+                if self.interrupted:
+                    withdraw(thread)
+            finally:
+                # Also if an interruption is raised here, at the last moment.
+                set_generator_hooks(*hooks)
+                self._set_running_loop(loop)
+                if was_enabled:
+                    gc.enable()
         violation = self._isolation.take_violation()
         if violation is not None:
             raise violation
+        if self.interrupted:
+            raise WorkflowCodeError(BUSY, code=BUSY_CODE)
         return PENDING
 
     def close(self) -> None:

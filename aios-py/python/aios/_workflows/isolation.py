@@ -22,6 +22,15 @@ ENDLESS = (
     "the workflow catches BaseException and continues: catch Exception instead of all exceptions"
 )
 
+#: Says what is wrong with code that computes without end.
+BUSY = (
+    "the workflow computes for too long without awaiting an operation, and no other run continues meanwhile: "
+    "do what takes long in a step, and await an operation instead of a condition"
+)
+
+#: The code of both kinds of code that never lets the engine continue.
+BUSY_CODE = "WORKFLOW_BUSY"
+
 #: How many violations code may catch before it has to return.
 _MAX_VIOLATIONS = 100
 
@@ -62,21 +71,21 @@ class Isolation:
         # Not a violation: `logging` asks for the current task in this way, and ignores the error.
         raise WorkflowCodeError(f"asyncio can't be used in a workflow: {UNSUPPORTED_AWAIT}")
 
-    def violate(self, message: str) -> WorkflowCodeError:
+    def violate(self, message: str, code: str | None = None) -> WorkflowCodeError:
         """Records a violation of the rules for workflows. Returns the error to raise.
 
         Raises:
             Closing: The code has caught too many of these errors.
         """
-        error = self.note(message)
+        error = self.note(message, code)
         self._count += 1
         if self._count > _MAX_VIOLATIONS:
             raise Closing
         return error
 
-    def note(self, message: str) -> WorkflowCodeError:
+    def note(self, message: str, code: str | None = None) -> WorkflowCodeError:
         """Records a violation of the rules for workflows. Returns the error."""
-        error = WorkflowCodeError(message)
+        error = WorkflowCodeError(message, code=code)
         if self._violation is None:
             self._violation = error
         return error
@@ -123,6 +132,15 @@ def violation(message: str) -> WorkflowCodeError:
     """Records a violation of the code that is executing. Returns the error to raise."""
     isolation = running_isolation()
     return WorkflowCodeError(message) if isolation is None else isolation.violate(message)
+
+
+def too_many_requests(message: str) -> WorkflowCodeError:
+    """Records that the code that is executing makes requests without end. Returns the error to raise.
+    Called by the native module."""
+    isolation = running_isolation()
+    if isolation is None:
+        return WorkflowCodeError(message, code=BUSY_CODE)
+    return isolation.violate(message, BUSY_CODE)
 
 
 def note_endless() -> None:

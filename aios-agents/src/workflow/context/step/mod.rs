@@ -42,7 +42,7 @@ use aios_core::{BoxFuture, agent::TaskError, event::Payload, retry::RetryPolicy}
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::Span;
 
-use super::{SharedRun, decode::decode_error};
+use super::{SharedRun, decode::decode_error, shared_run::OPERATION};
 use crate::{
     options::{check_retry, check_timeout, refused},
     panic::{Refused, panic_failure},
@@ -160,7 +160,7 @@ impl<'a, T> StepCall<'a, T> {
                 ended
             })
         });
-        let (operation, state) = match shared.check_request() {
+        let (operation, state) = match shared.check_request(OPERATION) {
             Ok(()) => {
                 let retry = RetryPolicy::default();
                 (shared.reserve(), StepState::Fresh { timeout: None, retry })
