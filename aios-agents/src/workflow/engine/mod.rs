@@ -77,6 +77,7 @@ use tracing::{info, warn};
 
 use self::{
     background::BackgroundTasks,
+    children::ChildWatch,
     hosting::Hosting,
     ownership::{Ownership, Readers, StoreClock},
     recovery::{Parking, Recovering},
@@ -147,6 +148,8 @@ pub(crate) struct Engine {
     blocking: BlockingRuns,
     /// Wake-up times.
     timers: Timers,
+    /// The children that runs wait for which are not in memory.
+    children: ChildWatch,
     /// Notes of waiting runs that must be written.
     parking: Parking,
     /// The shards whose runs are being discovered.
@@ -242,6 +245,7 @@ impl Engine {
             live: ActiveRuns::default(),
             blocking: BlockingRuns::default(),
             timers: Timers::default(),
+            children: ChildWatch::default(),
             parking: Parking::default(),
             recovering: Recovering::default(),
             reads,
