@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
-use aios_agents::prelude::*;
+use aios_agents::{prelude::*, runtime::EngineOptions};
 use aios_core::{
     catalog::workflow::Started,
+    clock::VirtualClock,
     event::Event,
     store::{Append, EventStoreExt, Store, StoreError},
 };
@@ -18,6 +19,7 @@ use aios_store::{
     Retention,
     memory::{MemoryOptions, MemoryStore},
 };
+use aios_tests::log::Logged;
 use futures_util::future::join_all;
 use serde_json::json;
 
@@ -494,4 +496,36 @@ async fn should_inherit_the_largest_signal_that_the_store_accepts() {
         bytes -= 1;
     };
     assert_eq!(result::<usize>(&run).await.unwrap(), bytes);
+}
+
+/// Continues without waiting for anything, and says how far it is.
+async fn spin(context: WorkflowContext, round: u32) -> Result<(), WorkflowError> {
+    context.set_status(round.to_string());
+    Err(WorkflowError::continue_as_new(&(round + 1)))
+}
+
+/// Without a delay, such a chain would fill the log as fast as the store permits.
+#[tokio::test]
+async fn should_delay_runs_that_continue_as_new_without_requesting_anything() {
+    const FREE: u32 = 16;
+    let logged = Logged::here();
+    let (clock, store) = (VirtualClock::new(Timestamp::now()), store());
+    let options = EngineOptions::new().with_lease_time(Duration::from_secs(360_000));
+    let builder = runtime(&store).engine_options(options).clock(Arc::new(clock.clone()));
+    let runtime = builder.workflow("spin", spin).start().await.unwrap();
+    let run = runtime.start("spin", &0).id("s").await.unwrap();
+    let delayed = || async { !logged.lines(&["WARN", "continues as new again"]).is_empty() };
+    eventually("it says so", delayed).await;
+    for round_before in [FREE, FREE + 1, FREE + 2] {
+        let next = format!("s~r{}", round_before + 2);
+        eventually("the next run is started", || async { runtime.handle(&next).await.is_ok() })
+            .await;
+        let later = format!("s~r{}", round_before + 3);
+        assert!(runtime.handle(&later).await.is_err(), "time stands still");
+        clock.advance(Duration::from_secs(1));
+    }
+    run.cancel("enough").await.unwrap();
+    clock.advance(Duration::from_secs(1));
+    let error = result::<()>(&run).await.unwrap_err();
+    assert_eq!(error.code(), "RUN_CANCELLED");
 }

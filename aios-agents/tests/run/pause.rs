@@ -125,7 +125,7 @@ async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
 /// The actions of a run after its start. No agent takes its task, which is therefore tried again.
 async fn without_retries(run: &RunHandle) -> Vec<String> {
     let mut actions = actions(run).await.split_off(1);
-    actions.retain(|action| action != "retry_scheduled");
+    actions.retain(|action| action != "retry_scheduled" && action != "task_unclaimed");
     actions
 }
 

@@ -67,6 +67,11 @@ events! {
 /// Actions of the events that end a run. Its stream takes no event after one of them.
 pub const FINAL: [&str; 4] = [COMPLETED, FAILED, CANCELLED, CONTINUED];
 
+/// For `skip_serializing_if`.
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 /// A version of a workflow was registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
 #[non_exhaustive]
@@ -107,6 +112,10 @@ pub struct Started {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[new(default)]
     pub first_run_id: Option<String>,
+    /// Number of runs of the chain directly before this one that continued without requesting an operation.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[new(default)]
+    pub idle_runs: u32,
     /// The seeds of the runs from which a fork was forked, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[new(default)]

@@ -97,7 +97,7 @@ impl OperationCall {
     /// those that follow.
     pub(super) fn new(shared: Arc<SharedRun>, request: Result<Request, WorkflowError>) -> Self {
         let request = shared.check_request(OPERATION).and(request);
-        let operation = request.as_ref().map_or(0, |_| shared.reserve());
+        let operation = request.as_ref().map_or(0, |_| shared.reserve_awaited());
         let subject = match &request {
             Ok(Request::Task(task)) => Subject::Agent(task.agent_type.clone()),
             Ok(Request::Child(child)) => Subject::Workflow(child.workflow.clone()),

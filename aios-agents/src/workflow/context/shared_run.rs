@@ -78,6 +78,8 @@ pub(crate) struct SharedRun {
     pub(super) is_watching: AtomicBool,
     /// How much the code has requested in the current poll.
     requests: AtomicU64,
+    /// Whether the code has requested an operation that it can await.
+    has_operations: AtomicBool,
     /// Number of operations that the code has reserved: a copy that is read without the lock.
     reserved: AtomicU64,
     /// Whether the code does not match the journal: a copy that is read without the lock.
@@ -104,6 +106,7 @@ impl SharedRun {
             deferred: Mutex::default(),
             is_watching: AtomicBool::default(),
             requests: AtomicU64::default(),
+            has_operations: AtomicBool::default(),
             reserved: AtomicU64::default(),
             is_mismatched: AtomicBool::default(),
             has_ended: AtomicBool::default(),
@@ -225,6 +228,17 @@ impl SharedRun {
         let operation = self.machine().reserve();
         self.reserved.store(operation, Ordering::Release);
         operation
+    }
+
+    /// Reserves the number of an operation that the code can await.
+    pub(super) fn reserve_awaited(&self) -> u64 {
+        self.has_operations.store(true, Ordering::Relaxed);
+        self.reserve()
+    }
+
+    /// Whether the code has requested an operation that it can await.
+    pub(crate) fn has_operations(&self) -> bool {
+        self.has_operations.load(Ordering::Relaxed)
     }
 
     /// Number of operations that the code has reserved.

@@ -36,6 +36,7 @@ const METRICS: &[(&str, &str)] = &[
     ("aios_agent_tasks_overdue", "Attempts of tasks that run after their timeout"),
     ("aios_agents_blocked_total", "How often the code of agents blocked its thread or event loop"),
     ("aios_runs_blocking", "Runs whose code blocks its thread or event loop"),
+    ("aios_idle_continuations_total", "Delayed runs that continue others which requested nothing"),
     ("aios_run_blocks_total", "How often the code of a run blocked its thread or event loop"),
     ("aios_store_append_seconds", "How long an append took until it was durable or refused"),
     ("aios_store_append_events", "How many events an append had"),

@@ -163,7 +163,7 @@ impl<'a, T> StepCall<'a, T> {
         let (operation, state) = match shared.check_request(OPERATION) {
             Ok(()) => {
                 let retry = RetryPolicy::default();
-                (shared.reserve(), StepState::Fresh { timeout: None, retry })
+                (shared.reserve_awaited(), StepState::Fresh { timeout: None, retry })
             }
             Err(error) => (0, StepState::Refused(error)),
         };

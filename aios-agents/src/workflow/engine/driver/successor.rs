@@ -11,18 +11,23 @@
 //! | a part of the copy | the successor has some of the signals | the owner of the successor, which copies the others |
 //! | the copy of the signals | the successor has all of them | the owner of the successor, which does not copy again |
 //!
+//! A run that continues without requesting an operation would repeat that as fast as the store permits. After
+//! [`FREE_RUNS`] such runs in a row, each successor is started later, and the log says so.
+//!
 //! A successor that waits checks at half of the lease time. One whose predecessor ends in another way,
 //! such as by a cancellation that came first, is cancelled with `NOT_CONTINUED`. One that is cancelled itself
 //! before it has its signals ends without them: the store may refuse them for good.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use aios_core::{
-    event::{Event, EventId, Metadata},
+    event::{Event, EventId, Metadata, Timestamp},
     failure::Failure,
+    retry::Backoff,
     store::{Append, Fence, RecordedEvent, RunRecord, RunStatus, StoreError, StreamId},
 };
-use tracing::info;
+use metrics::counter;
+use tracing::{info, warn};
 
 use super::{
     Driver, Exit,
@@ -38,6 +43,11 @@ use crate::workflow::{
     run_id,
 };
 
+/// Number of runs in a row that may continue without requesting an operation before the next one is delayed.
+const FREE_RUNS: u32 = 16;
+/// The delays of the runs after that: from 10 ms, doubling up to a second, as in other engines.
+const DELAYS: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
+
 /// The most bytes of signals that are copied in one append, unless one signal is larger.
 const PART_BYTES: usize = 4 * 1024 * 1024;
 /// The most signals that are copied in one append.
@@ -50,6 +60,8 @@ pub(super) struct Succession {
     first: Arc<str>,
     /// Number of the run that this one continues as.
     next: u64,
+    /// Number of runs directly before this one that continued without requesting an operation.
+    idle_runs: u32,
     /// The successor, once it is started.
     started: Option<Begun>,
     /// Whether this run is known to have continued without signals to be inherited.
@@ -77,7 +89,13 @@ impl Succession {
             }
             _ => (Arc::clone(run_id), 1),
         };
-        Self { first, next: number.saturating_add(1), started: None, may_begin: false }
+        Self {
+            first,
+            next: number.saturating_add(1),
+            idle_runs: started.idle_runs,
+            started: None,
+            may_begin: false,
+        }
     }
 
     /// Id of the run that follows.
@@ -128,6 +146,8 @@ impl Driver {
             started.parent = self.origin.parent.clone();
             started.predecessor = Some(self.as_predecessor());
             started.first_run_id = Some(self.succession.first.to_string());
+            started.idle_runs = self.idle_runs();
+            started.start_at = self.delayed_start(started.idle_runs);
             let workflow = self.origin.workflow.as_str();
             let metadata = Arc::clone(&self.origin.metadata);
             // Announced before the append: if another task finds the start and activates the run, the
@@ -161,6 +181,32 @@ impl Driver {
             }
             return Ok(());
         }
+    }
+
+    /// Number of runs up to this one that continued without requesting an operation.
+    fn idle_runs(&self) -> u32 {
+        match self.execution.shared.has_operations() {
+            true => 0,
+            false => self.succession.idle_runs.saturating_add(1),
+        }
+    }
+
+    /// When the successor begins if the runs before it requested nothing; at once if `None`.
+    fn delayed_start(&self, idle_runs: u32) -> Option<Timestamp> {
+        let delayed = idle_runs.checked_sub(FREE_RUNS).filter(|delayed| *delayed > 0)?;
+        let delay = (1..delayed.min(32)).fold(DELAYS.initial_delay, |delay, _| DELAYS.next(delay));
+        let workflow = &self.origin.workflow;
+        counter!("aios_idle_continuations_total", "workflow" => workflow.to_string()).increment(1);
+        // The first one, and then more and more rarely.
+        if delayed.is_power_of_two() {
+            let first_run = &self.succession.first;
+            warn!(
+                run = %self.run_id, %first_run, %workflow, idle_runs, ?delay,
+                "a workflow continues as new again and again without requesting an operation; each run is \
+                 delayed: await something, such as `sleep` or a signal, before continuing"
+            );
+        }
+        Some(self.engine.clock.now() + delay)
     }
 
     /// How the successor names this run.
