@@ -115,4 +115,5 @@ mod runtime {
     mod reference;
     mod texts;
     mod upgrade;
+    mod workflow_agents;
 }

@@ -1,6 +1,6 @@
 //! Builds a runtime from its parts, and starts them.
 //!
-//! The order of the start: check the options, start the host, record the workflows, answer
+//! The order of the start: check the options, define the agent types of workflows, start the host, record the workflows, answer
 //! processes without a store, start the engine. Agents take tasks before the engine assigns any. If
 //! a step fails, the runtime that is half built is dropped, which stops what has begun.
 
@@ -18,7 +18,10 @@ use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{EngineOptions, RunExecutor, Runtime, RuntimeError, single_task};
+use super::{
+    EngineOptions, RunExecutor, Runtime, RuntimeError, single_task,
+    workflow_agent::{self, LateEngine},
+};
 use crate::{
     agent::{AgentDefinition, AgentHost, AgentSet, HostOptions, IntoDynAgent, managed},
     counting_store::CountingStore,
@@ -87,6 +90,8 @@ pub struct RuntimeBuilder {
     agents: AgentSet,
     /// An invalid name is kept as an error, because setters cannot fail.
     workflows: Vec<Result<Arc<dyn Workflow>, RuntimeError>>,
+    /// Names of workflows that are agent types, too.
+    workflow_agents: Vec<String>,
     engine: EngineOptions,
     /// The threads of the runtime if `None`.
     executor: Option<Arc<dyn RunExecutor>>,
@@ -225,6 +230,43 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Makes a workflow of this runtime an agent type of the same name, too: each task is a run of its
+    /// latest version, with the parameters as input and the result as output.
+    ///
+    /// The run of a task is started once. A task that is assigned again after its process died waits for
+    /// the same run. If the task is cancelled, or an attempt exceeds its timeout, the run is
+    /// cancelled, and the task is not repeated. If the process dies and the task is cancelled before another
+    /// process has it, the run continues. The progress of the task has the id of the run, as `run_id`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn review(context: WorkflowContext, text: String) -> Result<String, WorkflowError> {
+    ///     context.run("count", || async { format!("{} words", text.split(' ').count()) }).await
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let runtime = Runtime::builder()
+    ///     .store(aios_store::connect("memory://").await?)
+    ///     .broker(aios_broker::connect("memory://").await?)
+    ///     .workflow("review", review)
+    ///     .workflow_agent("review")
+    ///     .start()
+    ///     .await?;
+    /// let task = runtime.task("review", "short and clear").await?;
+    /// assert_eq!(task.result::<String>().await?, "3 words");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn workflow_agent(mut self, workflow: impl Into<String>) -> Self {
+        self.workflow_agents.push(workflow.into());
+        self
+    }
+
     /// Sets the options of the engine.
     #[must_use]
     pub fn engine_options(mut self, options: EngineOptions) -> Self {
@@ -262,6 +304,8 @@ impl RuntimeBuilder {
     /// - [`RuntimeError::InvalidConfiguration`] without a broker, for workflows without a store, for a
     ///   version of a workflow that is added twice, and for an option out of range
     /// - [`RuntimeError::InvalidWorkflow`] if a workflow has an invalid name
+    /// - [`RuntimeError::UnknownWorkflow`] if a [`workflow_agent`](Self::workflow_agent) is no workflow of
+    ///   this runtime
     /// - [`RuntimeError::Agents`] if the definition of an agent is invalid
     /// - errors of the store and the broker
     ///
@@ -274,7 +318,8 @@ impl RuntimeBuilder {
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
         let source = self.source.unwrap_or_else(|| "aios".into());
         Event::check_source(&source).map_err(|error| invalid(&error.to_string()))?;
-        if self.store.is_none() && !self.workflows.is_empty() {
+        let has_workflows = !(self.workflows.is_empty() && self.workflow_agents.is_empty());
+        if self.store.is_none() && has_workflows {
             return Err(invalid("workflows need a store"));
         }
         let registry = registry_of(self.workflows, &source)?;
@@ -292,9 +337,14 @@ impl RuntimeBuilder {
             projections: Running::default(),
             helpers: JoinSet::new(),
         };
-        let agent_types = self.agents.types();
-        if !self.agents.is_empty() {
-            let host = AgentHost::builder(self.agents).options(self.host).clock(clock);
+        let late_engine = LateEngine::default();
+        let mut agents = self.agents;
+        for name in &self.workflow_agents {
+            agents = agents.definition(runtime.workflow_agent(name, &late_engine)?);
+        }
+        let agent_types = agents.types();
+        if !agents.is_empty() {
+            let host = AgentHost::builder(agents).options(self.host).clock(clock);
             let host = host.broker(Arc::clone(&broker)).source(source);
             // Counted, so that the announcements of agents do not look like appends of other
             // processes.
@@ -315,9 +365,30 @@ impl RuntimeBuilder {
                 in_use: Mutex::default(),
             }));
             let engine = Engine::start(journals, broker, agent_types, self.engine, self.executor);
-            runtime.engine = Some(engine.await?);
+            let running = engine.await?;
+            // Set once: each start has a cell of its own.
+            let _ = late_engine.set(Arc::downgrade(&running.engine));
+            runtime.engine = Some(running);
         }
         Ok(runtime)
+    }
+}
+
+impl Runtime {
+    /// The agent type of a workflow.
+    fn workflow_agent(
+        &self,
+        name: &str,
+        engine: &LateEngine,
+    ) -> Result<AgentDefinition, RuntimeError> {
+        let client = self.client()?;
+        let registry = &client.journals.registry;
+        let registered = registry.latest(name).ok_or_else(|| RuntimeError::UnknownWorkflow {
+            workflow: name.to_owned(),
+            registered: registry.names(),
+        })?;
+        let workflow = Arc::clone(&registered.workflow);
+        Ok(workflow_agent::definition(&*workflow, client, Arc::clone(engine)))
     }
 }
 

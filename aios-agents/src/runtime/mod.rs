@@ -6,6 +6,7 @@
 //! | `start`, `single_task`, `send` | starting runs and single tasks, with signals |
 //! | `handle`, `fork`, `run_events` | runs that exist: results, commands, copies, events |
 //! | `client`, `ends` | waiting for the end of a run, with and without an engine |
+//! | `workflow_agent` | workflows as agent types |
 //! | `workflow_schemas` | the schemas of registered workflows |
 //! | `error` | errors of all of these |
 //!
@@ -22,6 +23,7 @@ mod run_events;
 mod send;
 mod single_task;
 mod start;
+mod workflow_agent;
 mod workflow_schemas;
 
 use std::{sync::Arc, time::Duration};

@@ -170,7 +170,10 @@ impl AttemptCache {
     pub(crate) fn abandon(&self) -> Vec<TaskId> {
         let mut state = self.0.lock();
         state.is_abandoned = true;
-        state.running.values().for_each(|running| running.stop(StopReason::Abandoned));
+        for running in state.running.values() {
+            running.withdraw();
+            running.stop(StopReason::Abandoned);
+        }
         state.running.keys().map(|key| key.task.task_id.clone()).collect()
     }
 
