@@ -11,6 +11,7 @@
     reason = "these are tests"
 )]
 
+mod agent_types;
 mod approvals;
 mod budgets;
 mod clients;

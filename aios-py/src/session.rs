@@ -335,7 +335,7 @@ fn add(
         })
     });
     match store {
-        Some(_) => Ok(builder.workflow_dyn(built.workflow()?)),
+        Some(_) => Ok(builder.workflow_dyn(built.workflow()?).workflow_agent(name)),
         None => Ok(builder),
     }
 }

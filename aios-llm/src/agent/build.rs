@@ -299,7 +299,7 @@ pub trait RuntimeBuilderExt: Sized {
 impl RuntimeBuilderExt for RuntimeBuilder {
     fn llm_agent<O>(self, name: &str, agent: LlmAgent<O>) -> Result<Self, LlmAgentError> {
         let built = agent.build(name)?;
-        let builder = self.workflow_dyn(built.workflow()?);
+        let builder = self.workflow_dyn(built.workflow()?).workflow_agent(name);
         Ok(built.agents().into_iter().fold(builder, Self::agents))
     }
 }

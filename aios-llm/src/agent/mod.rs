@@ -83,7 +83,8 @@ pub(crate) const TOOLS_SUFFIX: &str = "_tools";
 /// An agent over a language model, with output of type `O`.
 ///
 /// Registered under a name, it is an ordinary workflow of that name: start it with a [`Prompt`], or
-/// with a text. Each model call is a task for the agent type `<name>_model`, each tool call one for
+/// with a text. It is an agent type of that name, too: assign it tasks, each of which is a run of the
+/// workflow. Each model call is a task for the agent type `<name>_model`, each tool call one for
 /// `<name>_tools`, so every call is recorded as it ends, and a replay makes no request.
 ///
 /// ```
