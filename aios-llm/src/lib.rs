@@ -86,6 +86,7 @@
 //! | type | returned by | means |
 //! |---|---|---|
 //! | [`LlmAgentError`] | [`llm_agent`](RuntimeBuilderExt::llm_agent), [`LlmAgent::build`] | a name, tool, guardrail, schema or option of the agent is invalid |
+//! | [`ConversationError`](conversation::ConversationError) | [`Conversation::runs`] | the run is unknown, or the store failed |
 //! | [`ModelError`] | [`LanguageModel`] | why a request has no response; its kind tells whether to repeat it |
 //! | [`TaskError`](aios_agents::prelude::TaskError) | tools and guardrails | a failure, and whether another attempt may succeed; a terminal one is reported to the model |
 //! | [`RunError`](aios_agents::RunError) | [`RunHandle::result`](aios_agents::RunHandle::result) | the run failed with a code: `MODEL_…`, `BUDGET_EXCEEDED`, `GUARDRAIL_TRIPPED` |

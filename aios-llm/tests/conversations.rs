@@ -12,6 +12,7 @@ use aios_llm::{
     Compaction, Conversation, LlmAgent, ModelError, ModelRequest, ModelResponse, Prompt,
     RuntimeBuilderExt,
     budget::{AtLimit, Budget},
+    conversation::ConversationRun,
     guardrail::{Guardrail, Verdict},
     middleware::Fallback,
     model::{Capabilities, FinishReason, Message, ModelErrorKind, Part, Role, ToolChoice, Usage},
@@ -89,6 +90,42 @@ async fn should_say_which_run_a_conversation_continues() {
     in_time(third.result::<String>()).await.unwrap();
     let expected = json!({"run_id": second.id(), "turns": 0});
     assert_eq!(origin(&third).await, expected);
+}
+
+#[tokio::test]
+async fn should_list_the_runs_of_a_conversation() {
+    let texts = ["one", "alone", "two", "other two", "three"].map(text);
+    let store = store();
+    let agent = LlmAgent::new(scripted(texts));
+    let runtime = builder(&store).llm_agent("agent", agent).unwrap().start().await.unwrap();
+    let ended = async |prompt: &Prompt| {
+        let run = runtime.start("agent", prompt).await.unwrap();
+        in_time(run.result::<String>()).await.unwrap();
+        let conversation = Conversation::of(&run).await.unwrap();
+        (run.id().to_owned(), conversation)
+    };
+    let (first, begun) = ended(&Prompt::new("go")).await;
+    let (alone, _) = ended(&Prompt::new("go")).await;
+    let (second, continued) = ended(&begun.continued("and?")).await;
+    let (other, _) = ended(&begun.from_turn(1).unwrap()).await;
+    let (third, _) = ended(&continued.continued("and?")).await;
+    let links = async |run_id: &str| {
+        let runs = Conversation::runs(&*store, run_id).await.unwrap();
+        let link = |it: ConversationRun| (it.run.id, it.continues.map(|it| (it.run_id, it.turns)));
+        runs.into_iter().map(link).collect::<Vec<_>>()
+    };
+    let all = [
+        (first.clone(), None),
+        (second.clone(), Some((first.clone(), 1))),
+        (other.clone(), Some((first.clone(), 0))),
+        (third.clone(), Some((second.clone(), 1))),
+    ];
+    for run_id in [&first, &second, &other, &third] {
+        assert_eq!(links(run_id).await, all);
+    }
+    assert_eq!(links(&alone).await, [(alone.clone(), None)]);
+    let error = Conversation::runs(&*store, "unknown").await.unwrap_err();
+    assert_eq!(error.code(), "RUN_NOT_FOUND");
 }
 
 /// The sizes of the parameters of the model calls in a journal.

@@ -193,6 +193,17 @@ def test_should_read_conversations_and_sums_of_subjects_in_blocking_code() -> No
         assert (len(conversation.turns), conversation.spent) == (2, sums)
 
 
+def test_should_list_the_runs_of_a_conversation_in_blocking_code() -> None:
+    agent = aios.LlmAgent("agent", ScriptedModel(text("one"), text("two")))
+    with aios.sync.Runtime(agents=[agent]) as runtime:
+        first = runtime.start(agent, "go")
+        assert first.result() == "one"
+        second = runtime.start(agent, aios.sync.conversation_of(first).continued("and?"))
+        assert second.result() == "two"
+        runs = aios.sync.conversation_runs(runtime, second.id)
+        assert [it.run.id for it in runs] == [first.id, second.id]
+
+
 async def test_should_charge_a_subject_for_the_agents_that_its_runs_call() -> None:
     budget = aios.SubjectBudget(WINDOW, aios.Limits(requests=10))
     other = aios.LlmAgent(

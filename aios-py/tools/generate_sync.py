@@ -46,6 +46,7 @@ from ._clients.blocking import (
     EventLoopThread,
     EventStream,
     conversation_of,
+    conversation_runs,
     spent_of,
 )
 from ._clients.output import OutputItem
@@ -82,6 +83,7 @@ __all__ = [
     "RunHandle",
     "Runtime",
     "conversation_of",
+    "conversation_runs",
     "spent_of",
 ]
 '''

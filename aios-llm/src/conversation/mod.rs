@@ -1,15 +1,17 @@
 //! The conversation of a run, read from its journal.
 //!
-//! Each run is a conversation, and its journal is the stream of it. List conversations like all runs of a
+//! The journal of a run is the stream of its conversation. List runs like all runs of a
 //! workflow, with [`ReadModels::runs`](aios_core::store::ReadModels::runs). A run can be continued, or
 //! started again from any turn, without paying for the earlier turns: their messages are the [`Prompt`] of
-//! a new run, which says which run it [continues](Conversation::continues).
+//! a new run, which says which run it [continues](Conversation::continues). [`Conversation::runs`] lists
+//! the runs that are connected in this way.
 //!
 //! The journal holds the conversation in pieces: each model call only adds what is new, and results
 //! of tools are the ends of their tasks. This module puts them together in one pass over the
 //! events. It only reads, so it works on the journal of any run, even of one that has not ended.
 
 mod reader;
+mod runs;
 
 use std::collections::BTreeMap;
 
@@ -21,6 +23,7 @@ use aios_core::{
 };
 
 use self::reader::Reader;
+pub use self::runs::{ConversationError, ConversationRun};
 use crate::{
     agent::{Edited, FINAL_TOOL, Origin, Prompt, SUMMARY_PREFIX, ToolTask},
     budget::Spent,

@@ -77,7 +77,7 @@ from ._errors import (
 from ._factory import AgentFactory
 from ._llm.agent import Compaction, Handover, LlmAgent, Prompt
 from ._llm.budget import BUDGET_SIGNAL, Budget, BudgetDecision, Limits, Price, SubjectBudget
-from ._llm.conversation import Conversation, Turn
+from ._llm.conversation import Conversation, ConversationRun, Turn
 from ._llm.decisions import PendingDecision, pending_decisions
 from ._llm.guardrail import Guardrail, input_guardrail, output_guardrail
 from ._llm.model import AwsCredentials, ModelResponse, Provider, ToolCall
@@ -129,6 +129,7 @@ __all__ = [
     "ConfigurationError",
     "ContinueAsNew",
     "Conversation",
+    "ConversationRun",
     "DeadLetter",
     "DeadLetterNotFoundError",
     "Event",

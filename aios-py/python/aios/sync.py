@@ -25,6 +25,7 @@ from ._clients.blocking import (
     EventLoopThread,
     EventStream,
     conversation_of,
+    conversation_runs,
     spent_of,
 )
 from ._clients.output import OutputItem
@@ -61,6 +62,7 @@ __all__ = [
     "RunHandle",
     "Runtime",
     "conversation_of",
+    "conversation_runs",
     "spent_of",
 ]
 

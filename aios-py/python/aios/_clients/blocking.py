@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .. import sync
     from .._llm.budget import SubjectBudget
-    from .._llm.conversation import Conversation
+    from .._llm.conversation import Conversation, ConversationRun
     from . import stream as _stream
     from .connection import Connection
 
@@ -297,6 +297,25 @@ def conversation_of(run: sync.RunHandle[Any]) -> Conversation:
 
     loop = run._loop
     return loop.call(Conversation.of(run._handle))
+
+
+def conversation_runs(
+    client: sync.Client | sync.Runtime, run_id: str
+) -> list[ConversationRun]:
+    """Lists the runs of the conversation that a run belongs to. See :meth:`aios.Conversation.runs` for
+    the async version.
+
+    Args:
+        client: An open client or runtime with the store.
+        run_id: A run of the conversation.
+
+    Raises:
+        RunNotFoundError: There is no run with this id.
+        StoreError: The store failed.
+    """
+    from .._llm.conversation import Conversation
+
+    return client._loop.call(Conversation.runs(client._client, run_id))
 
 
 def spent_of(

@@ -7,13 +7,17 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .._clients.records import Event, RecordedEvent
-from .._errors import ConfigurationError
+from .._errors import ConfigurationError, RunNotFoundError
 
 if TYPE_CHECKING:
+    from .._clients.client import Client
     from .._clients.handle import RunHandle
+    from .._clients.records import RunStatus
 
 #: Number of events that are read at once.
 _PAGE = 1000
+#: Number of runs that are read at once.
+_RUNS = 100
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,20 @@ class Turn:
     messages: list[dict[str, Any]]
     response: dict[str, Any]
     handovers: list[str] = field(default_factory=list[str])
+
+
+@dataclass(frozen=True)
+class ConversationRun:
+    """A run of a conversation; see :meth:`Conversation.runs`.
+
+    Attributes:
+        run: The run.
+        continues: The run that it continues: its ``run_id``, and ``turns``, the number of its turns that
+            are kept. ``None`` for the first run.
+    """
+
+    run: RunStatus
+    continues: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -76,6 +94,50 @@ class Conversation:
         while page := await run.journal(events[-1].version if events else 0, _PAGE):
             events.extend(page)
         return replace(cls.from_journal(events), _run_id=run.id)
+
+    @staticmethod
+    async def runs(client: Client, run_id: str) -> list[ConversationRun]:
+        """Lists the runs of the conversation that a run belongs to, in the order of their starts: the
+        first one, and all that continue it, directly or indirectly. A conversation that was continued or
+        begun again more than once is a tree, whose branches ``continues`` tells. Runs that retention has
+        removed are missing, and so are the runs before them.
+
+        Reads the first event of each run that was started since the first run of the conversation.
+
+        Args:
+            client: An open client or runtime with the store.
+            run_id: A run of the conversation.
+
+        Raises:
+            RunNotFoundError: There is no run with this id.
+            StoreError: The store failed.
+        """
+        first = await (await client.handle(run_id)).status()
+        seen = {run_id}
+        while (origin := await _origin(client, first.id)) and origin["run_id"] not in seen:
+            seen.add(origin["run_id"])
+            try:
+                before = await (await client.handle(origin["run_id"])).status()
+            except RunNotFoundError:
+                break
+            if before.created_at > first.created_at:
+                break
+            first = before
+        found: list[ConversationRun] = []
+        known = {first.id}
+        after: str | None = None
+        while True:
+            page = await client.runs(created_after=first.created_at, after=after, limit=_RUNS)
+            rows = [ConversationRun(run, await _origin(client, run.id)) for run in page.rows]
+            before_page = -1
+            # Runs of one moment may stand in any order.
+            while before_page != len(known):
+                before_page = len(known)
+                known |= {it.run.id for it in rows if it.continues and it.continues["run_id"] in known}
+            found += (it for it in rows if it.run.id in known)
+            if page.next is None:
+                return found
+            after = page.next
 
     @classmethod
     def from_journal(cls, journal: Iterable[Event | RecordedEvent]) -> Conversation:
@@ -156,6 +218,14 @@ class Conversation:
             "continues": None if self._run_id is None else link,
         }
         return {name: given for name, given in row.items() if given is not None}
+
+
+async def _origin(client: Client, run_id: str) -> dict[str, Any] | None:
+    """The run that a run continues, if any. Other workflows have other input."""
+    journal = await (await client.handle(run_id)).journal(0, 1)
+    given = journal[0].event.data.get("input") if journal else None
+    continues = given.get("continues") if isinstance(given, dict) and "messages" in given else None
+    return continues if isinstance(continues, dict) and "run_id" in continues else None
 
 
 def envelopes(journal: Iterable[Event | RecordedEvent]) -> list[str]:
