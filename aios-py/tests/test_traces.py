@@ -337,16 +337,20 @@ async def test_should_send_the_attributes_of_models_and_tools_without_content() 
         span = next(span for span in collector.spans if span.name == name)
         return {it.key: it.value for it in span.attributes}
 
-    chat = attributes("task clerk_model attempt")
+    chat = attributes("chat scripted")
     assert chat["gen_ai.operation.name"].string_value == "chat"
     assert chat["gen_ai.provider.name"].string_value == "test"
     assert chat["gen_ai.agent.name"].string_value == "clerk"
     assert chat["gen_ai.usage.input_tokens"].int_value == 10
     reasons = chat["gen_ai.response.finish_reasons"].array_value.values
     assert [reason.string_value for reason in reasons] == ["tool_call"]
-    tool = attributes("task clerk_tools attempt")
+    tool = attributes("execute_tool search")
     assert tool["gen_ai.operation.name"].string_value == "execute_tool"
     assert tool["gen_ai.tool.name"].string_value == "search"
+    run = attributes("invoke_agent clerk")
+    assert run["gen_ai.operation.name"].string_value == "invoke_agent"
+    assert run["gen_ai.provider.name"].string_value == "test"
+    assert run["gen_ai.conversation.id"] == chat["gen_ai.conversation.id"]
     assert b"a secret" not in b"".join(collector.bodies)
 
 

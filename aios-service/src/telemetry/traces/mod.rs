@@ -20,6 +20,7 @@
 //! requested it, which is exact while one operation follows the other, and may be late for some of
 //! several steps that run together.
 
+mod gen_ai;
 mod open;
 #[cfg(feature = "otlp")]
 mod otlp;

@@ -8,7 +8,7 @@ use aios_core::{
     event::{Event, Payload, Timestamp},
 };
 
-use super::{AttributeValue, Span, SpanKind, SpanStatus};
+use super::{AttributeValue, Span, SpanKind, SpanStatus, gen_ai};
 
 /// How many changes of the highest operation are remembered.
 const REQUESTS: usize = 10_000;
@@ -85,7 +85,8 @@ impl Open {
 
 impl Attempt {
     /// Adds the attributes that the agent has set, from its answer. Those of aios keep their values.
-    pub(super) fn describe(&mut self, answer: &Event) {
+    /// Attributes of generative AI also name the attempt and its run.
+    pub(super) fn describe(&mut self, answer: &Event, run: Option<&mut Span>) {
         let set = answer.metadata.extra.value(SPAN_ATTRIBUTES);
         let set = set.and_then(|it| it.decode::<BTreeMap<String, Payload>>().ok());
         for (name, value) in set.into_iter().flatten() {
@@ -94,6 +95,10 @@ impl Attempt {
             {
                 self.span.attributes.push((name.into(), value));
             }
+        }
+        gen_ai::name_attempt(&mut self.span);
+        if let Some(run) = run {
+            gen_ai::name_run(run, &self.span);
         }
     }
 

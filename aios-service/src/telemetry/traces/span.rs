@@ -61,6 +61,8 @@ pub enum SpanKind {
     Internal,
     /// A request that a service answers.
     Server,
+    /// A request to another service: a call of a language model.
+    Client,
     /// Work that is given to others: a task, a child.
     Producer,
     /// Work that was taken from others: an attempt of a task.

@@ -341,7 +341,7 @@ impl Tracer {
             spans.push(attempt.abandoned(event.timestamp));
         }
         if let Some(attempt) = &mut open.attempt {
-            attempt.describe(event);
+            attempt.describe(event, self.run.as_mut().map(|run| &mut run.span));
         }
         self.end(task.operation, event.timestamp, &SpanStatus::Ok, spans);
     }
@@ -350,7 +350,7 @@ impl Tracer {
     fn describe(&mut self, task: &Task, number: u32, answer: &Event) {
         let attempt = self.operations.get_mut(&task.operation).and_then(|it| it.attempt.as_mut());
         if let Some(attempt) = attempt.filter(|attempt| attempt.number == number) {
-            attempt.describe(answer);
+            attempt.describe(answer, self.run.as_mut().map(|run| &mut run.span));
         }
     }
 

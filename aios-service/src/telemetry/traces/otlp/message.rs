@@ -65,6 +65,7 @@ fn message(span: Span) -> Message {
     let kind = match span.kind {
         SpanKind::Internal => Kind::Internal,
         SpanKind::Server => Kind::Server,
+        SpanKind::Client => Kind::Client,
         SpanKind::Producer => Kind::Producer,
         SpanKind::Consumer => Kind::Consumer,
     };
