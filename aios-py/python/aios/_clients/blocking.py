@@ -299,9 +299,7 @@ def conversation_of(run: sync.RunHandle[Any]) -> Conversation:
     return loop.call(Conversation.of(run._handle))
 
 
-def conversation_runs(
-    client: sync.Client | sync.Runtime, run_id: str
-) -> list[ConversationRun]:
+def conversation_runs(client: sync.Client | sync.Runtime, run_id: str) -> list[ConversationRun]:
     """Lists the runs of the conversation that a run belongs to. See :meth:`aios.Conversation.runs` for
     the async version.
 

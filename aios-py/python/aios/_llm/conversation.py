@@ -133,7 +133,9 @@ class Conversation:
             # Runs of one moment may stand in any order.
             while before_page != len(known):
                 before_page = len(known)
-                known |= {it.run.id for it in rows if it.continues and it.continues["run_id"] in known}
+                known |= {
+                    it.run.id for it in rows if it.continues and it.continues["run_id"] in known
+                }
             found += (it for it in rows if it.run.id in known)
             if page.next is None:
                 return found

@@ -16,7 +16,7 @@ use super::{AttributeValue, Span, SpanKind};
 const OPERATION_NAME: &str = "gen_ai.operation.name";
 /// The agent.
 const AGENT_NAME: &str = "gen_ai.agent.name";
-/// What the span of a run has in common with the first model call.
+/// Attributes that the span of a run has from its first model call.
 const SHARED: [&str; 4] =
     [AGENT_NAME, "gen_ai.provider.name", "gen_ai.conversation.id", "gen_ai.request.model"];
 
