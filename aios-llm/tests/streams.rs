@@ -2,8 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aios_agents::{RunHandle, output::OutputContent, prelude::*};
-use aios_core::event::Payload;
+use aios_agents::{RunHandle, Runtime, output::OutputContent, prelude::*};
+use aios_broker::memory::MemoryBroker;
+use aios_core::{broker::Broker, event::Payload};
 use aios_llm::{
     AgentUpdate, Compaction, Conversation, LanguageModel, LlmAgent, ModelError, ModelRequest,
     ModelResponse, Streaming, TOKENS,
@@ -347,6 +348,31 @@ async fn should_settle_the_usage_that_was_reported_before_the_timeout_of_the_age
         assert_eq!(failure.code, "MODEL_TIMEOUT", "{what}: {failure}");
         let spent = *Conversation::of(&run).await.unwrap().spent();
         assert_eq!((spent.requests, spent.usage), (1, Usage::new(10, 1)), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn should_settle_the_usage_that_another_process_knows_when_the_run_is_cancelled() {
+    for (_provider, model) in stalled().await {
+        let what = model.name().to_owned();
+        let store = crate::support::store();
+        let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
+        let process = || Runtime::builder().store(Arc::clone(&store)).broker(Arc::clone(&broker));
+        // As in two processes, each has an agent of its own.
+        let built = || {
+            let agent = LlmAgent::new(Arc::clone(&model)).streaming(Streaming::On);
+            agent.build("agent").unwrap()
+        };
+        let host = process().client_only().agents(built().model_agent()).start().await.unwrap();
+        let engine = process().workflow_dyn(built().workflow().unwrap()).start().await.unwrap();
+        let run = start(&engine).await;
+        let mut updates = run.stream(TOKENS).read_from(0);
+        in_time(updates.next()).await.unwrap().unwrap();
+        run.cancel("enough").await.unwrap();
+        assert!(in_time(run.result::<String>()).await.is_err());
+        let spent = *Conversation::of(&run).await.unwrap().spent();
+        assert_eq!((spent.requests, spent.usage), (1, Usage::new(10, 1)), "{what}");
+        drop(host);
     }
 }
 

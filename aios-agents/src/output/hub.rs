@@ -106,6 +106,11 @@ impl Hub {
         }))
     }
 
+    /// The store that output is stored in.
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        &self.0.store
+    }
+
     /// A sink with a writer of its own. Fails if the run id or the name is not valid in the id of a
     /// stream.
     fn open_as(

@@ -34,6 +34,7 @@ use super::{
     call_ids::CallIds,
     compiled::Compiled,
     history::Histories,
+    interrupted,
     meters::Meter,
     updates::{Pieces, write},
 };
@@ -93,8 +94,8 @@ impl ModelAgent {
         Self { agent, histories: Histories::new(), parameters, output }
     }
 
-    /// Requests a response before the attempt times out. An error has the usage that the model has reported
-    /// before.
+    /// Requests a response before the attempt times out or is cancelled. An error has the usage that the
+    /// model has reported before.
     async fn respond(
         &self,
         context: &TaskContext,
@@ -104,21 +105,44 @@ impl ModelAgent {
     ) -> Result<ModelResponse, ModelError> {
         let run_id = context.metadata().run_id.as_deref().unwrap_or_default();
         let meter = self.agent.meters.begin(run_id);
-        let responding = pin!(self.response(context, request, task, call, &meter));
-        let ended = match time_of(context, SHORT_REPORT_TIME) {
-            None => responding.await,
-            Some(time) => match select(responding, SystemClock.sleep(time)).await {
-                Either::Left((ended, _)) => ended,
-                Either::Right(_) => {
-                    let name = self.agent.model(task.is_cheaper).name();
-                    let reason = format!("{name} did not answer within {time:?}");
-                    Err(ModelError::new(ModelErrorKind::Timeout, reason))
-                }
-            },
+        // Boxed, so that it can be dropped before its usage is recorded.
+        let responding = Box::pin(self.response_in_time(context, request, task, call, &meter));
+        let ended = match select(responding, pin!(context.cancelled())).await {
+            Either::Left((ended, _)) => ended,
+            Either::Right((_, responding)) => {
+                drop(responding);
+                let reported = *meter.lock();
+                // The meter stays for the engine of this process.
+                interrupted::record(context, reported).await;
+                let reason = "the request was cancelled";
+                let error = ModelError::new(ModelErrorKind::Unavailable, reason);
+                return Err(error.or_usage(reported));
+            }
         };
         self.agent.meters.end(run_id, &meter);
         let reported = *meter.lock();
         ended.map_err(|error| error.or_usage(reported))
+    }
+
+    /// Requests a response, and gives up before the attempt times out.
+    async fn response_in_time(
+        &self,
+        context: &TaskContext,
+        request: &ModelRequest,
+        task: &ModelTask,
+        call: &gen_ai::Call<'_>,
+        meter: &Meter,
+    ) -> Result<ModelResponse, ModelError> {
+        let responding = pin!(self.response(context, request, task, call, meter));
+        let Some(time) = time_of(context, SHORT_REPORT_TIME) else { return responding.await };
+        match select(responding, SystemClock.sleep(time)).await {
+            Either::Left((ended, _)) => ended,
+            Either::Right(_) => {
+                let name = self.agent.model(task.is_cheaper).name();
+                let reason = format!("{name} did not answer within {time:?}");
+                Err(ModelError::new(ModelErrorKind::Timeout, reason))
+            }
+        }
     }
 
     /// Requests a response, whose calls have ids of their own in the conversation, and writes its pieces

@@ -2,7 +2,8 @@
 //!
 //! A call that ends reports its usage with its response or its error. One that is dropped, because its run
 //! is cancelled, reports nothing: what is known of it then is here. The workflow and the hosts of an agent
-//! share the meters of a process, so a process that only makes model calls reports nothing to another one.
+//! share the meters of a process. A process that only makes model calls records them for the other one, see
+//! `interrupted`.
 
 use std::sync::Arc;
 
@@ -43,9 +44,9 @@ impl Meters {
         }
     }
 
-    /// The usage of the call of a run in progress: nothing if another process makes it.
-    pub(super) fn reported(&self, run_id: &str) -> Usage {
-        self.0.lock().peek(run_id).map(|meter| *meter.lock()).unwrap_or_default()
+    /// The usage of the call of a run in progress; `None` if another process makes it.
+    pub(super) fn reported(&self, run_id: &str) -> Option<Usage> {
+        self.0.lock().peek(run_id).map(|meter| *meter.lock())
     }
 }
 
@@ -60,17 +61,17 @@ mod tests {
         (*first.lock(), *other.lock()) = (Usage::new(10, 1), Usage::new(20, 2));
         assert_eq!(
             [meters.reported("r"), meters.reported("s")],
-            [Usage::new(10, 1), Usage::new(20, 2)]
+            [Some(Usage::new(10, 1)), Some(Usage::new(20, 2))]
         );
         let second = meters.begin("r");
         meters.end("r", &first);
         *second.lock() = Usage::new(30, 3);
-        assert_eq!(meters.reported("r"), Usage::new(30, 3));
+        assert_eq!(meters.reported("r"), Some(Usage::new(30, 3)));
         meters.end("r", &second);
-        assert_eq!(meters.reported("r"), Usage::default());
+        assert_eq!(meters.reported("r"), None);
         for number in 0..REMEMBERED {
             meters.begin(&number.to_string());
         }
-        assert_eq!(meters.reported("s"), Usage::default(), "it was forgotten");
+        assert_eq!(meters.reported("s"), None, "it was forgotten");
     }
 }

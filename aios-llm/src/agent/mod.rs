@@ -6,6 +6,7 @@
 //! | `session`, `turn` | the loop of a run: model calls, and what follows from each response |
 //! | `calls`, `children`, `places` | tool calls as tasks or child runs |
 //! | `host`, `call_ids` | the agent types that make model calls and run tools |
+//! | `meters`, `interrupted` | the usage of model calls that do not end |
 //! | `history` | conversations across the tasks of a run |
 //! | `accounting`, `delegation` | budgets around each call, and their parts for called agents |
 //! | `decisions` | decisions of persons, and events |
@@ -33,6 +34,7 @@ mod faults;
 mod handover;
 mod history;
 mod host;
+mod interrupted;
 mod meters;
 mod output;
 mod places;

@@ -27,7 +27,7 @@ use std::{
 };
 
 use aios_agents::workflow::{WorkflowContext, WorkflowError};
-use aios_core::failure::Failure;
+use aios_core::{agent::TaskError, failure::Failure};
 use parking_lot::Mutex;
 use serde::Serialize;
 
@@ -36,6 +36,7 @@ use super::{
     compiled::Compiled,
     decisions::emit,
     delegation::{SPENT, Sums, UNCHARGED},
+    interrupted,
     meters::Meters,
 };
 use crate::{
@@ -504,11 +505,11 @@ impl Accounting {
         let Some(Asked { meters, models }) = self.state.lock().asked.clone() else {
             return Ok(None);
         };
-        let run_id = self.context.run_id().to_owned();
+        let run_id = self.context.run_id();
         // A step, because only the process that makes the request knows it.
-        let reading = self.context.run("usage_of_request", || {
-            let usage = meters.reported(&run_id);
-            async move { usage }
+        let reading = self.context.step_with("usage_of_request", |step| {
+            let meters = Arc::clone(&meters);
+            async move { Ok::<_, TaskError>(interrupted::usage(&meters, run_id, &step).await) }
         });
         let usage: Usage = reading.await?;
         let models: Vec<_> = models.iter().map(String::as_str).collect();

@@ -12,6 +12,7 @@ use std::{
 use aios_core::{
     agent::TaskQueued,
     output::{OutputError, OutputStream, Outputs},
+    store::Store,
 };
 use parking_lot::Mutex;
 
@@ -126,6 +127,12 @@ impl StepContext {
         self.waker.exchange(RUNS, QUEUED);
         let waker = Arc::clone(&self.waker);
         TaskQueued::new(move || waker.begin())
+    }
+
+    /// The store of the process; `None` in a test of a workflow.
+    #[must_use]
+    pub fn store(&self) -> Option<&Arc<dyn Store>> {
+        self.outputs.hub.as_ref().map(Hub::store)
     }
 
     /// An output stream of the run, named `[a-z][a-z0-9_]*` with at most 40 bytes. The step is its
