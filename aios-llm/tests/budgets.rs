@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Duration};
 use aios_agents::prelude::*;
 use aios_core::clock::VirtualClock;
 use aios_llm::{
-    Conversation, LlmAgent, ModelError, RuntimeBuilderExt,
+    Conversation, LlmAgent, ModelError, RuntimeBuilderExt, Streaming,
     budget::{
         AtLimit, BUDGET_SIGNAL, Budget, BudgetDecision, Cost, Limits, Price, PriceTable, Spent,
     },
@@ -58,6 +58,28 @@ async fn should_fail_before_a_call_that_exceeds_a_limit() {
             ("BUDGET_EXCEEDED", &json!(limit))
         );
         assert!(model.requests().len() < 2, "{limit}");
+    }
+}
+
+/// A provider that ignores the limit of a request.
+#[tokio::test]
+async fn should_settle_a_stream_that_exceeds_the_budget_before_the_run_fails() {
+    let limits = [Budget::new().with_output_tokens(100), {
+        let price = Price::per_million_dollars(1.0, 10.0);
+        let prices = PriceTable::new().with_price("test:scripted", price);
+        Budget::new().with_prices(prices).with_cost(Cost::nanodollars(2_000_000))
+    }];
+    for budget in limits {
+        let long = search_call("a").with_usage(Usage::new(10, 5_000));
+        let model = scripted([long, text("never")]);
+        let agent = LlmAgent::new(Arc::clone(&model)).tool(search_tool()).budget(budget);
+        let runtime = runtime(agent.streaming(Streaming::On)).await;
+        let run = start(&runtime).await;
+        let failure = failure(&run).await;
+        assert_eq!(failure.code, "BUDGET_EXCEEDED", "{failure}");
+        let spent = *Conversation::of(&run).await.unwrap().spent();
+        assert_eq!((spent.requests, spent.usage), (1, Usage::new(10, 5_000)));
+        assert_eq!(model.requests().len(), 1);
     }
 }
 

@@ -133,7 +133,7 @@ async fn should_have_the_content_if_it_is_switched_on() {
 }
 
 /// The attributes that the journal has for the spans of attempts, in the order of their ends.
-async fn recorded(agent: LlmAgent) -> Vec<Value> {
+async fn recorded<O>(agent: LlmAgent<O>) -> Vec<Value> {
     let runtime = runtime(agent).await;
     let run = start(&runtime).await;
     let _ = in_time(run.result::<String>()).await;
@@ -180,6 +180,18 @@ async fn should_record_the_attributes_without_content_in_the_journal() {
     assert_eq!(last["gen_ai.response.finish_reasons"], json!(["stop"]));
     assert_eq!(last["gen_ai.usage.cache_read.input_tokens"], 3);
     assert_eq!(last["gen_ai.usage.reasoning.output_tokens"], 2);
+}
+
+#[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+struct Report {
+    title: String,
+}
+
+#[tokio::test]
+async fn should_say_that_output_has_a_schema() {
+    let model = scripted([text(r#"{"title": "One"}"#)]);
+    let spans = recorded(LlmAgent::new(model).output::<Report>()).await;
+    assert_eq!(spans[0]["gen_ai.output.type"], "json");
 }
 
 #[tokio::test]

@@ -7,7 +7,8 @@
 //!   [`TaskContext::set_attribute`]. They are in the journal, from which traces are computed and
 //!   exported to collectors of OTLP. A replay adds none.
 //! - While the call is made, there is a span of `tracing` around it, with the target [`TARGET`]. It is
-//!   named `chat` or `execute_tool`, and exists on the process that makes the call. A program that
+//!   named `chat` or `execute_tool`, and exists on the process that makes the call. The name for
+//!   OpenTelemetry, `chat <model>` or `execute_tool <tool>`, is in its field `otel.name`. A program that
 //!   installs a layer of its own can see it, and log lines may show its fields.
 //!
 //! Messages, arguments and results may be secret. Only the spans of `tracing` have them, if
@@ -43,6 +44,8 @@ pub const REQUEST_MODEL: &str = "gen_ai.request.model";
 pub const REQUEST_MAX_TOKENS: &str = "gen_ai.request.max_tokens";
 /// Sampling temperature.
 pub const REQUEST_TEMPERATURE: &str = "gen_ai.request.temperature";
+/// Kind of output that is requested: `json` if it has a schema; missing if not.
+pub const OUTPUT_TYPE: &str = "gen_ai.output.type";
 /// Whether the response is requested as a stream; missing if not.
 pub const REQUEST_STREAM: &str = "gen_ai.request.stream";
 /// Name of the model that answered.
@@ -126,6 +129,7 @@ impl<'c> Call<'c> {
         call.set(REQUEST_MODEL, name);
         call.set_known(REQUEST_MAX_TOKENS, request.max_output_tokens);
         call.set_known(REQUEST_TEMPERATURE, request.temperature);
+        call.set_known(OUTPUT_TYPE, request.output.as_ref().map(|_| "json"));
         if content == TraceContent::On {
             let instructions = request.instructions.as_deref();
             if let Some(instructions) = instructions {
@@ -245,6 +249,7 @@ fn chat_span(model: &str) -> Span {
         { REQUEST_MODEL } = field::Empty,
         { REQUEST_MAX_TOKENS } = field::Empty,
         { REQUEST_TEMPERATURE } = field::Empty,
+        { OUTPUT_TYPE } = field::Empty,
         { REQUEST_STREAM } = field::Empty,
         { RESPONSE_MODEL } = field::Empty,
         { RESPONSE_FINISH_REASONS } = field::Empty,
