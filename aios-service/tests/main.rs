@@ -15,6 +15,7 @@ mod client;
 mod commands;
 mod conditions;
 mod config;
+mod contract;
 mod conventions;
 mod converging;
 mod cors;
