@@ -21,6 +21,7 @@ on_every_store! {
     should_refuse_another_request_with_the_same_key
     should_do_concurrent_requests_once
     should_repeat_errors_too
+    should_free_the_key_of_a_request_that_is_refused_for_its_content
     should_do_every_command_once
 }
 
@@ -94,6 +95,30 @@ async fn should_repeat_errors_too(service: Service) {
     assert_eq!((again.fault(), is_replayed(&again)), ((404, "RUN_NOT_FOUND"), true));
     assert_eq!(again.body["error"], first.body["error"]);
     assert_eq!(keyed(&service, "k2", path, &body).await.status, 202);
+}
+
+/// The client corrects the body and sends it with the same key. Nothing has happened before.
+async fn should_free_the_key_of_a_request_that_is_refused_for_its_content(service: Service) {
+    for (number, (body, fault)) in [
+        (json!({ "input": 1, "delay": 5 }), (422, "INVALID_REQUEST")),
+        (json!({ "input": 1, "run_id": "a\nb" }), (400, "INVALID_RUN_ID")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let key = format!("k{number}");
+        for _ in 0..2 {
+            let refused = keyed(&service, &key, EXECUTE, &body).await;
+            assert_eq!((refused.fault(), is_replayed(&refused)), (fault, false));
+        }
+        let corrected = json!({ "input": 1 });
+        let started = keyed(&service, &key, EXECUTE, &corrected).await;
+        assert_eq!((started.status.as_u16(), is_replayed(&started)), (202, false), "{started:?}");
+        assert!(is_replayed(&keyed(&service, &key, EXECUTE, &corrected).await));
+        let other = keyed(&service, &key, EXECUTE, &json!({ "input": 2 })).await;
+        assert_eq!(other.fault(), (409, "IDEMPOTENCY_KEY_REUSED"));
+        assert_eq!(count_of_runs(&service).await, number + 1);
+    }
 }
 
 /// The headers of a request are no part of its fingerprint, so the client can correct them.
@@ -273,6 +298,24 @@ async fn should_wait_for_the_process_that_handles_a_request_until_its_time_has_r
     append(&service, received.stream.as_str(), received_until(now)).await;
     assert_eq!(keyed(&service, "k1", EXECUTE, &body).await.status, 202);
     assert_eq!(count_of_runs(&service).await, 1);
+}
+
+/// Another process has begun to handle a request, and has died. It may have had an effect, so the refusal of
+/// the repetition, by a process with other code, does not free the key for another request.
+#[tokio::test]
+async fn should_not_free_the_key_of_a_request_that_may_have_had_an_effect() {
+    let body = json!({ "input": 1, "new_field": 1 });
+    let elsewhere = Service::in_memory().await;
+    keyed(&elsewhere, "k1", EXECUTE, &body).await;
+    let received = requests(&elsewhere).await.remove(0);
+    let mut data: Value = received.event.data().unwrap();
+    data["open_until"] = serde_json::to_value(Timestamp::now()).unwrap();
+    let received_before = Event::new(received.event.event_type, "test", &data).unwrap();
+    let service = Service::in_memory().await;
+    append(&service, received.stream.as_str(), received_before).await;
+    assert_eq!(keyed(&service, "k1", EXECUTE, &body).await.fault(), (422, "INVALID_REQUEST"));
+    let other = keyed(&service, "k1", EXECUTE, &json!({ "input": 1 })).await;
+    assert_eq!(other.fault(), (409, "IDEMPOTENCY_KEY_REUSED"));
 }
 
 #[tokio::test]

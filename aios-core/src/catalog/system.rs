@@ -40,6 +40,8 @@ events! {
     REQUEST_ANSWERED = "answered" of "request" (RequestAnswered);
     /// the request had no final answer, so it may be repeated
     REQUEST_ABANDONED = "abandoned" of "request";
+    /// the request was refused for its content and had no effect, so its key is free for another one
+    REQUEST_REFUSED = "refused" of "request";
 }
 
 /// An agent was not seen for three of its announcement intervals.

@@ -5,6 +5,7 @@
 //! | nothing | claims it |
 //! | a claim whose time has not passed | is answered with 409 `REQUEST_IN_PROGRESS` |
 //! | a claim whose time has passed, or that was abandoned | claims it |
+//! | a claim that was refused for its content, and none before | claims it, with any fingerprint |
 //! | an answer | gets the answer |
 //! | another fingerprint | is answered with 409 `IDEMPOTENCY_KEY_REUSED` |
 //!
@@ -21,8 +22,8 @@ use std::{sync::Arc, time::Duration};
 use aios_core::{
     Cause, Chain,
     catalog::system::{
-        self, REQUEST_ABANDONED, REQUEST_ANSWERED, REQUEST_RECEIVED, RequestAnswered,
-        RequestReceived,
+        self, REQUEST_ABANDONED, REQUEST_ANSWERED, REQUEST_RECEIVED, REQUEST_REFUSED,
+        RequestAnswered, RequestReceived,
     },
     event::{Event, EventType, Metadata, Payload, Timestamp},
     failure::Failure,
@@ -46,9 +47,16 @@ use crate::{
 const PAGE: usize = 100;
 /// Longest time in which a process records the claim, and in which it records the answer.
 const RECORDING: Duration = Duration::from_secs(5);
-/// Refusals of a request that no handler has decided about. Headers, which the fingerprint leaves out, can
-/// change them.
-const UNREAD: [&str; 3] = ["UNSUPPORTED_MEDIA_TYPE", "MALFORMED_REQUEST", "INVALID_REQUEST"];
+/// Statuses of requests that are refused for their content or their headers, before they have an effect.
+const REFUSED: [StatusCode; 4] = [
+    StatusCode::BAD_REQUEST,
+    StatusCode::PAYLOAD_TOO_LARGE,
+    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+    StatusCode::UNPROCESSABLE_ENTITY,
+];
+/// Statuses of requests that may be admitted later.
+const CLOSED: [StatusCode; 3] =
+    [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
 /// Source of the events.
 const SOURCE: &str = "http";
 
@@ -94,6 +102,8 @@ pub(super) struct Claim {
     record: Record,
     /// Version of the stream after the claim, which the answer expects.
     version: u64,
+    /// Whether no earlier attempt of the request can have had an effect.
+    is_first: bool,
 }
 
 impl Record {
@@ -123,6 +133,7 @@ impl Record {
         if let Some(answer) = state.answer {
             return Ok(Claimed::Before(replay(answer)));
         }
+        let is_first = state.fingerprint.is_none();
         let now = self.api.now();
         if let Some(until) = state.open_until.filter(|until| *until > now) {
             return Err(ApiError::in_progress(until, now));
@@ -130,7 +141,7 @@ impl Record {
         let open_until = now + self.api.options.limits.request_timeout() + RECORDING * 2;
         let received = RequestReceived::new(self.fingerprint.clone(), open_until);
         match self.append(REQUEST_RECEIVED, &received, state.version).await {
-            Ok(version) => Ok(Claimed::Now(Claim { record: self, version })),
+            Ok(version) => Ok(Claimed::Now(Claim { record: self, version, is_first })),
             // Another process was faster.
             Err(StoreError::Conflict { .. }) => Err(ApiError::in_progress(open_until, now)),
             Err(error) => Err(error.into()),
@@ -197,6 +208,7 @@ impl State {
                 self.open_until = Some(received.open_until);
             }
             REQUEST_ABANDONED => self.open_until = None,
+            REQUEST_REFUSED => (self.fingerprint, self.open_until) = (None, None),
             REQUEST_ANSWERED => self.answer = Some(recorded.event.data()?),
             _ => {}
         }
@@ -211,7 +223,7 @@ impl Claim {
         let record = &self.record;
         let recorded = match &answer {
             Some(answer) => record.append(REQUEST_ANSWERED, answer, self.version).await,
-            None => record.append(REQUEST_ABANDONED, &Value::Null, self.version).await,
+            None => record.append(self.open_action(&response), &Value::Null, self.version).await,
         };
         match recorded {
             Ok(_) => response,
@@ -222,6 +234,15 @@ impl Claim {
                 tracing::warn!(stream = %record.stream, %error, "failed to record the answer to a request");
                 response
             }
+        }
+    }
+
+    /// The action of the event after a response that is not final. The key of a refused request is free, unless
+    /// an earlier attempt of it may have had an effect.
+    fn open_action(&self, response: &Response) -> &'static str {
+        match self.is_first && REFUSED.contains(&response.status()) {
+            true => REQUEST_REFUSED,
+            false => REQUEST_ABANDONED,
         }
     }
 
@@ -239,17 +260,13 @@ impl Claim {
 }
 
 /// The answer to record: none if the server failed, if the caller may be admitted later, or if the request
-/// was refused unread.
+/// was refused for its content.
 async fn final_answer(response: Response) -> (Response, Option<RequestAnswered>) {
     let status = response.status();
-    let is_open = status.is_server_error()
-        || [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS]
-            .contains(&status);
-    let error = response.extensions().get::<ApiError>();
-    let is_unread = error.is_some_and(|error| UNREAD.contains(&&*error.code));
-    if is_open || is_unread {
+    if status.is_server_error() || CLOSED.contains(&status) || REFUSED.contains(&status) {
         return (response, None);
     }
+    let error = response.extensions().get::<ApiError>();
     let headers = response.headers();
     let location = text(headers, &header::LOCATION);
     let etag = text(headers, &header::ETAG);
