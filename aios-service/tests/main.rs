@@ -21,6 +21,7 @@ mod converging;
 mod cors;
 mod document;
 mod engines;
+mod faults;
 #[allow(dead_code, reason = "shared with other tests")]
 #[path = "../../aios-agents/tests/support/faulty.rs"]
 mod faulty;

@@ -100,6 +100,16 @@ pub enum ClientError {
     Data(#[from] EventError),
 }
 
+/// A fault of a request that the service refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Fault {
+    /// Path of the value, or of the field that is missing or unknown.
+    pub path: String,
+    /// The reason why it is a fault.
+    pub message: String,
+}
+
 /// The id of the request in a message.
 fn request(id: &Option<String>) -> String {
     id.as_ref().map(|id| format!(" (request {id})")).unwrap_or_default()
@@ -149,6 +159,19 @@ impl ClientError {
             }
             _ => None,
         }
+    }
+
+    /// The faults of the body, if the service refused the request for them: the path of each, as in
+    /// `$.retry.max_attempts`, and what is wrong with it. At most 100.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Fault> {
+        let faults = match self {
+            Self::Service { details, .. } => details.get("faults").and_then(Value::as_array),
+            _ => None,
+        };
+        let text = |fault: &Value, name: &str| fault.get(name)?.as_str().map(ToOwned::to_owned);
+        let fault = |it| Some(Fault { path: text(it, "path")?, message: text(it, "message")? });
+        faults.into_iter().flatten().filter_map(fault).collect()
     }
 
     /// Whether the request certainly had no effect.

@@ -72,7 +72,7 @@ use std::sync::Arc;
 use self::connection::Connection;
 pub use self::{
     dead_letters::DeadLetters,
-    error::{ClientError, ResultError},
+    error::{ClientError, Fault, ResultError},
     events::{EventStream, Publish},
     managed::{CreateAgent, VersionedAgent},
     options::ClientOptions,

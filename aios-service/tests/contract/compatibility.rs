@@ -1,4 +1,4 @@
-//! What a new OpenAPI document breaks for the clients of an old one.
+//! The changes from an old OpenAPI document to a new one that break clients.
 //!
 //! A client of the old document sends requests that fit it, and reads answers that fit it. It ignores fields
 //! that it does not know, unless the old document says that there are none.

@@ -44,7 +44,7 @@ const LOWER: [&str; 5] = ["minimum", "exclusiveMinimum", "minLength", "minItems"
 /// Limits of which a greater one accepts more.
 const UPPER: [&str; 5] = ["maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"];
 
-/// Who sends the values.
+/// The sender of the values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Direction {
     /// Clients of the old document send values to a service with the new one.
@@ -63,7 +63,7 @@ pub(super) struct Schemas<'d> {
 }
 
 impl Schemas<'_> {
-    /// What breaks a client if a schema is replaced by another one.
+    /// The changes that break a client if a schema is replaced by another one.
     pub(super) fn compare(&mut self, path: &str, old: &Value, new: &Value) -> Vec<Break> {
         let (old, new) = (resolved(self.old, old), resolved(self.new, new));
         let pair = (old.clone(), new.clone());
@@ -304,7 +304,7 @@ fn takes_anything(schema: &Value) -> bool {
     schema.get("properties").is_none() && others(schema) == json!(true)
 }
 
-/// What a schema says about properties that it does not name.
+/// The schema of the properties that a schema does not name.
 fn others(schema: &Value) -> Value {
     schema.get("additionalProperties").cloned().unwrap_or(Value::Bool(true))
 }

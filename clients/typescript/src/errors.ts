@@ -13,6 +13,14 @@ export interface ErrorInit {
   readonly cause?: unknown;
 }
 
+/** A fault of a request that the service refused. */
+export interface Fault {
+  /** Path of the value, or of the field that is missing or unknown, as in `$.retry.max_attempts`. */
+  readonly path: string;
+  /** What is wrong with it. */
+  readonly message: string;
+}
+
 /** Base class of all errors of the client. */
 export class AiosError extends Error {
   readonly code: string;
@@ -29,6 +37,12 @@ export class AiosError extends Error {
     this.details = init.details;
     this.requestId = init.requestId;
     this.retryAfterMs = init.retryAfterMs;
+  }
+
+  /** The faults of the body, if the service refused the request for them; at most 100. */
+  get faults(): readonly Fault[] {
+    const { faults } = (this.details ?? {}) as { faults?: unknown };
+    return Array.isArray(faults) ? (faults as Fault[]) : [];
   }
 
   /** Whether the same request may succeed later. */

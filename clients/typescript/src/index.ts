@@ -9,6 +9,7 @@ export {
   RunError,
   TaskError,
   TaskTimeoutError,
+  type Fault,
 } from "./errors.js";
 export { EventStream, OutputStream, type OutputItem, type RecordedEvent } from "./events.js";
 export type { ClientOptions, RetryOptions } from "./http.js";

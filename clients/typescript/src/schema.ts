@@ -1049,7 +1049,7 @@ export interface components {
              * @description Details for programs. If a run, task, agent, agent type or workflow does not exist, `id` is the
              *     one that the request names.
              */
-            details: Record<string, never>;
+            details: components["schemas"]["ErrorDetails"];
             /** @description A human-readable message. */
             message: string;
         };
@@ -1160,6 +1160,11 @@ export interface components {
         /**
          * @description The body of a fork.
          * @example {
+        /** @description Details of an error. */
+        ErrorDetails: {
+            /** @description If the body of the request is invalid: all its faults, up to 100. */
+            faults?: components["schemas"]["Fault"][];
+        };
          *       "operation": 3,
          *       "run_id": "order-7-again"
          *     }
@@ -1264,6 +1269,16 @@ export interface components {
         };
         /** @description An answer with a page of resources. */
         Listing_Task: {
+        /** @description A fault of the body of a request. */
+        Fault: {
+            /** @description The reason why it is a fault. */
+            message: string;
+            /**
+             * @description Path of the value, as in `$.retry.max_attempts`; of the field, if it is missing or unknown.
+             * @example $.retry.max_attempts
+             */
+            path: string;
+        };
             data: components["schemas"]["Resource_Task"][];
             meta: components["schemas"]["ListMeta"];
         };

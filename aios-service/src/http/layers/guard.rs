@@ -36,14 +36,23 @@ pub(crate) async fn guard(State(api): State<Api>, request: Request, next: Next) 
     response
 }
 
-/// Refuses a request with an unknown query parameter or with a condition that does not hold.
-async fn checked(api: &Api, request: Request, next: Next) -> Response {
+/// Refuses a request with an unknown query parameter or with a condition that does not hold. An error about a
+/// body gets all its faults.
+async fn checked(api: &Api, mut request: Request, next: Next) -> Response {
     let checked = api.operations.check_query(&request).and_then(|()| etag::check_method(&request));
     if let Err(error) = checked {
         return error.into_response();
     }
     let condition = etag::condition_of_read(&request);
+    let body = api.operations.checked_body(&request);
+    if let Some(body) = &body {
+        request.extensions_mut().insert(body.clone());
+    }
     let response = idempotent(api, request, next).await;
+    let response = match body {
+        Some(body) => body.explain(response),
+        None => response,
+    };
     match condition {
         Some(condition) => condition.apply(response),
         None => response,

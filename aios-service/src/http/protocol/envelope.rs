@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::faults::ErrorDetails;
 use crate::http::ApiError;
 
 /// Version of the shapes, in `meta.version`.
@@ -94,7 +95,7 @@ pub(crate) struct ErrorBody {
     pub(crate) message: String,
     /// Details for programs. If a run, task, agent, agent type or workflow does not exist, `id` is the
     /// one that the request names.
-    #[schema(value_type = Object)]
+    #[schema(value_type = ErrorDetails)]
     pub(crate) details: Value,
 }
 

@@ -1,10 +1,13 @@
 //! The shapes of requests and answers: reading parts of requests, errors, pages, entity tags and streams.
 
+mod checked_body;
+mod depth;
 mod digest;
 pub(super) mod envelope;
 mod error;
 pub(super) mod etag;
 pub(super) mod extract;
+mod faults;
 mod log_range;
 mod operations;
 pub(super) mod page;

@@ -1,13 +1,18 @@
-//! The query parameters and permissions of operations, from the OpenAPI document, so that it and the checks
+//! The query parameters, bodies and permissions of operations, from the OpenAPI document, so that it and the checks
 //! can't differ.
 //!
 //! **Query parameters.** A request with another one is refused. A misspelt filter that is ignored returns
 //! too much, and a client would act on it.
 //!
+//! **Bodies.** Their faults are told by their schemas.
+//!
 //! **Permissions.** Handlers check them. Here they are known before a handler is called, for answers that
 //! are given without one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use axum::{
     extract::{MatchedPath, NestedPath, Query, Request},
@@ -16,6 +21,7 @@ use axum::{
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
+use super::checked_body::CheckedBody;
 use crate::{config::nearest, http::ApiError};
 
 /// All operations, by path and method.
@@ -29,6 +35,8 @@ struct Operation {
     query_names: Vec<String>,
     /// The permissions that it requires.
     permissions: Vec<String>,
+    /// The schema of its body, without references.
+    body: Option<Arc<Value>>,
 }
 
 impl Operations {
@@ -38,7 +46,7 @@ impl Operations {
         let operations = paths.into_iter().flatten().map(|(path, item)| {
             let operations = item.as_object().into_iter().flatten();
             let operations =
-                operations.map(|(method, it)| (method.to_uppercase(), Operation::of(it)));
+                operations.map(|(method, it)| (method.to_uppercase(), Operation::of(document, it)));
             (path.clone(), operations.collect())
         });
         Self(operations.collect())
@@ -75,6 +83,11 @@ impl Operations {
         self.of_request(request).map_or(&[], |operation| &operation.permissions)
     }
 
+    /// The body of a request that is compared with its schema if it is refused.
+    pub(crate) fn checked_body(&self, request: &Request) -> Option<CheckedBody> {
+        self.of_request(request)?.body.clone().map(CheckedBody::new)
+    }
+
     /// The operation of a request. A HEAD is a GET.
     fn of_request(&self, request: &Request) -> Option<&Operation> {
         let path = request.extensions().get::<MatchedPath>()?.as_str();
@@ -90,7 +103,7 @@ impl Operations {
 
 impl Operation {
     /// Reads an operation of the document.
-    fn of(operation: &Value) -> Self {
+    fn of(document: &Value, operation: &Value) -> Self {
         let list =
             |pointer| operation.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
         let text = |value: &Value| value.as_str().map(str::to_owned);
@@ -100,7 +113,26 @@ impl Operation {
             query_names: of_query.filter_map(|it| text(it.get("name")?)).collect(),
             // Both schemes of a route have the same permissions.
             permissions: list("/security/0/bearer").filter_map(text).collect(),
+            body: operation
+                .pointer("/requestBody/content/application~1json/schema")
+                .map(|schema| Arc::new(resolved(document, schema))),
         }
+    }
+}
+
+/// A schema with what it refers to. Schemas of bodies contain no others that contain them.
+fn resolved(document: &Value, schema: &Value) -> Value {
+    match schema {
+        Value::Object(fields) => {
+            let reference = fields.get("$ref").and_then(Value::as_str);
+            let target = reference.and_then(|it| document.pointer(it.strip_prefix('#')?));
+            match target {
+                Some(target) => resolved(document, target),
+                None => fields.iter().map(|(k, it)| (k.clone(), resolved(document, it))).collect(),
+            }
+        }
+        Value::Array(items) => items.iter().map(|it| resolved(document, it)).collect(),
+        other => other.clone(),
     }
 }
 
