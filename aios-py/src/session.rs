@@ -188,7 +188,9 @@ impl Session {
         Ok(Self {
             runtime,
             #[cfg(feature = "service")]
-            requests: crate::service::Requests::new(),
+            requests: crate::service::Requests::new(
+                traces.as_ref().map(crate::service::Traces::requests),
+            ),
             #[cfg(feature = "service")]
             traces,
             #[cfg(feature = "service")]

@@ -1,5 +1,8 @@
 //! Traces of requests, and of what they start.
 
+use std::sync::{Arc, Mutex};
+
+use aios_service::{http::ApiOptions, telemetry::traces::RequestSpans};
 use axum::http::Method;
 use serde_json::{Value, json};
 
@@ -62,4 +65,29 @@ async fn should_publish_an_event_with_its_trace() {
         "tracestate": "a=1",
     });
     assert_eq!((answer.status.as_u16(), &answer.attributes()["metadata"]), (202, &expected));
+}
+
+/// The program mounts the API by itself.
+#[tokio::test]
+async fn should_give_each_request_one_span_if_the_options_ask_for_it() {
+    let spans = Arc::new(Mutex::new(Vec::new()));
+    let taken = Arc::clone(&spans);
+    let take = RequestSpans::new(move |span| taken.lock().unwrap().push(span));
+    let service = Service::with(ApiOptions::new().with_request_spans(take)).await;
+    let (path, body) = ("/workflows/approval/actions/execute", json!({ "run_id": "r1" }));
+    let started = post(&service, path, &body, TRACE).await;
+    assert_eq!(post(&service, "/nothing", &body, TRACE).await.status, 404);
+    let spans = std::mem::take(&mut *spans.lock().unwrap());
+    let names: Vec<_> = spans.iter().map(|span| span.name.as_str()).collect();
+    assert_eq!(names, ["POST /api/v1/workflows/{workflow}/actions/execute", "POST"]);
+    let span = &spans[0];
+    assert_eq!(span.parent.map(|it| it.to_string()).as_deref(), Some("b7ad6b7169203331"));
+    assert_eq!(span.trace_id.to_string(), "0af7651916cd43dd8448eb211c80319c");
+    let context = format!("00-{}-{}-01", span.trace_id, span.span_id);
+    assert_eq!(started.headers["traceresponse"], context.as_str());
+    assert_eq!(
+        recorded(&service, "r1").await,
+        (json!(context), json!("a=1")),
+        "the parent of the run"
+    );
 }

@@ -16,7 +16,7 @@ use aios_agents::Runtime;
 use aios_core::clock::{Clock, SystemClock};
 use aios_service::{
     http::{ApiOptions, Shutdown, answer_unrouted, api, health},
-    telemetry::measure_requests,
+    telemetry::{measure_requests, traces::RequestSpans},
 };
 use axum::Router;
 use parking_lot::Mutex;
@@ -40,6 +40,8 @@ pub(crate) struct Requests {
     servers: Mutex<Vec<JoinHandle<()>>>,
     /// How long they accept connections after the end has begun: the longest time of all.
     accept_delay: Mutex<Duration>,
+    /// Takes the spans of the requests, if traces are sent.
+    spans: Option<RequestSpans>,
 }
 
 /// A request in progress.
@@ -52,7 +54,7 @@ pub(super) struct Entry {
 
 impl Requests {
     /// No requests.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(spans: Option<RequestSpans>) -> Self {
         let cut = watch::Sender::new(false);
         Self {
             shutdown: Shutdown::new(),
@@ -60,6 +62,7 @@ impl Requests {
             routers: Mutex::default(),
             servers: Mutex::default(),
             accept_delay: Mutex::default(),
+            spans,
         }
     }
 
@@ -98,6 +101,10 @@ impl Requests {
         let create = || {
             let api = |options: ApiOptions| {
                 let options = options.with_shutdown(self.shutdown.clone());
+                let options = match self.spans.clone() {
+                    Some(spans) => options.with_request_spans(spans),
+                    None => options,
+                };
                 let api = api(Arc::clone(runtime), options);
                 match arguments.prefix.as_str() {
                     "" => api,

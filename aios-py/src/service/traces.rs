@@ -1,10 +1,10 @@
-//! Export of the traces of runs to a collector.
+//! Export of the traces of runs, and of the requests that start them, to a collector.
 //!
 //! At the end, spans and metrics share [`FLUSH_TIMEOUT`]. Traces come first, because they are read
 //! from the store; the metrics include what happens until the runtime has stopped, and always have
 //! [`METRICS_FLUSH_TIMEOUT`] left.
 //!
-//! Spans that are not sent in time are not lost: the exporter sends them after the next start.
+//! Spans of runs that are not sent in time are not lost: the exporter sends them after the next start.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use aios_agents::Runtime;
 use aios_core::clock::{Clock, SystemClock};
 use aios_service::telemetry::{
     otlp::{Collector, CollectorError},
-    traces::TraceExporter,
+    traces::{RequestExporter, RequestSpans, TraceExporter},
 };
 use tracing::warn;
 
@@ -23,21 +23,34 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The part of it that traces leave to the metrics, whose last values come later.
 const METRICS_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Sends the spans of runs.
-pub(crate) struct Traces(TraceExporter);
+/// Sends the spans of runs and of requests.
+pub(crate) struct Traces {
+    runs: TraceExporter,
+    requests: RequestExporter,
+}
 
 impl Traces {
-    /// Starts the exporter.
+    /// Starts the exporters.
     pub(crate) async fn start(runtime: &Runtime, collector: Collector) -> Result<Self, ErrorInfo> {
-        Ok(Self(TraceExporter::start(runtime, collector).await?))
+        let runs = TraceExporter::start(runtime, collector.clone()).await?;
+        Ok(Self { runs, requests: RequestExporter::start(collector) })
+    }
+
+    /// Takes the spans of requests.
+    pub(crate) fn requests(&self) -> RequestSpans {
+        self.requests.spans()
     }
 
     /// Sends what is left, and then nothing more.
     async fn end(self, timeout: Duration) {
-        if !self.0.flush(timeout).await {
+        let (runs, requests) = tokio::join!(self.runs.flush(timeout), self.requests.flush(timeout));
+        if !runs {
             warn!("spans of runs were not sent before the end; they are sent after the next start");
         }
-        self.0.stop();
+        if !requests {
+            warn!("spans of requests were not sent before the end");
+        }
+        self.runs.stop();
     }
 }
 

@@ -45,7 +45,6 @@ use axum::{Extension, Router, middleware::from_fn_with_state};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-pub(crate) use self::layers::{TRACE_RESPONSE, parent_of};
 pub(crate) use self::protocol::{ApiError, Challenge};
 #[cfg(feature = "tls")]
 pub use self::server::{InvalidCertificate, Tls};
@@ -57,7 +56,7 @@ pub use self::{
     shutdown::Shutdown,
 };
 use self::{
-    layers::{finish, guard, not_found},
+    layers::{finish, guard, not_found, trace_request},
     openapi::Documents,
     state::Api,
 };
@@ -118,16 +117,22 @@ use self::{
 pub fn api(runtime: Arc<Runtime>, options: ApiOptions) -> Router {
     let (router, document) = resources().split_for_parts();
     let documents = Arc::new(Documents::new(&document));
+    let spans = options.request_spans.clone();
     let api = Api::new(runtime, options, documents.operations());
     let router = router.layer(from_fn_with_state(api.clone(), guard));
     #[cfg(feature = "swagger")]
     let router = router.merge(openapi::swagger::routes());
-    router
+    let router = router
         .layer(Extension(documents))
         .fallback(not_found)
         .method_not_allowed_fallback(async || axum::http::StatusCode::METHOD_NOT_ALLOWED)
-        .layer(from_fn_with_state(api.clone(), finish))
-        .with_state(api)
+        .layer(from_fn_with_state(api.clone(), finish));
+    // What the request starts, and its answer, name its span.
+    let router = match spans {
+        Some(spans) => router.layer(from_fn_with_state(spans, trace_request)),
+        None => router,
+    };
+    router.with_state(api)
 }
 
 /// The OpenAPI 3.1 document of the API, as JSON.

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use aios_core::clock::{Clock, SystemClock};
 
 use super::{Cors, Limits, RateLimit, Shutdown};
-use crate::auth::{Anonymous, Authenticator};
+use crate::{
+    auth::{Anonymous, Authenticator},
+    telemetry::traces::RequestSpans,
+};
 
 /// Where the audit events of an API go. Each call that may change something, which is every request
 /// with another method than GET, HEAD and OPTIONS, leaves one before it has an effect, and one with its
@@ -87,6 +90,8 @@ pub struct ApiOptions {
     pub(crate) stream_lifetime: Duration,
     /// Ends streams and waits.
     pub(crate) shutdown: Shutdown,
+    /// Takes the spans of requests.
+    pub(crate) request_spans: Option<RequestSpans>,
 }
 
 impl ApiOptions {
@@ -109,6 +114,7 @@ impl ApiOptions {
             limits: Limits::new(Self::DEFAULT_MAX_BODY_BYTES, Self::DEFAULT_REQUEST_TIMEOUT),
             stream_lifetime: Self::DEFAULT_STREAM_LIFETIME,
             shutdown: Shutdown::new(),
+            request_spans: None,
         }
     }
 
@@ -208,6 +214,19 @@ impl ApiOptions {
     #[must_use]
     pub fn with_shutdown(mut self, shutdown: Shutdown) -> Self {
         self.shutdown = shutdown;
+        self
+    }
+
+    /// Gives each request a span of its own, between the one of its caller and those of what it starts. Requests
+    /// have none by default.
+    ///
+    /// The span is in the trace of the caller, or begins a trace. None is made if the trace of the caller is not
+    /// recorded. With the feature `otlp`, `RequestExporter` sends the spans to a collector. A
+    /// [`Service`](crate::Service) whose settings have `telemetry.traces.endpoint` sends them there, unless its
+    /// options have been given another place.
+    #[must_use]
+    pub fn with_request_spans(mut self, spans: RequestSpans) -> Self {
+        self.request_spans = Some(spans);
         self
     }
 

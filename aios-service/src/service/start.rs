@@ -10,7 +10,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use aios_agents::{Runtime, RuntimeBuilder};
 use aios_core::{broker::Broker, store::Store};
-use axum::{Router, middleware::from_fn_with_state};
+use axum::Router;
 use tokio::net::TcpListener;
 use tracing::info;
 
@@ -25,10 +25,7 @@ use super::{
 use crate::{
     config::{HttpSettings, SecretUrl, Settings, SettingsError},
     http::{ApiOptions, RateLimit, Shutdown, answer_unrouted, api, health, serve_with},
-    telemetry::{
-        Metrics, Telemetry, TelemetryGuard, measure_requests,
-        traces::{RequestSpans, trace},
-    },
+    telemetry::{Metrics, Telemetry, TelemetryGuard, measure_requests},
 };
 
 /// Where a service has its API.
@@ -121,14 +118,15 @@ impl Service {
         if let Some(export) = &mut export {
             export.start(&runtime)?;
         }
-        let options = with_settings(self.options, http, limit, &shutdown);
+        let mut options = with_settings(self.options, http, limit, &shutdown);
+        if let (Some(traces), None) = (&traces, &options.request_spans) {
+            options = options.with_request_spans(traces.requests());
+        }
         let log = telemetry.as_ref().and_then(TelemetryGuard::log_control).or(self.log_control);
         let reload = Arc::new(Reload::new(self.settings.clone(), options.limits(), log));
         let reloading = hangups.map(|hangups| hangups.reload(&reload));
         let options = self.has_api.then_some(options);
-        let spans = traces.as_ref().map(Traces::requests);
-        let router =
-            router(&runtime, &shutdown, self.routes, options.map(|it| (it, spans)), metrics);
+        let router = router(&runtime, &shutdown, self.routes, options, metrics);
         info!(%address, "the service has started");
         let serving =
             Serving(tokio::spawn(serve_with(listener, router, self.serving, shutdown.clone())));
@@ -170,7 +168,7 @@ fn router(
     runtime: &Arc<Runtime>,
     shutdown: &Shutdown,
     routes: Vec<Routes>,
-    api_options: Option<(ApiOptions, Option<RequestSpans>)>,
+    api_options: Option<ApiOptions>,
     metrics: Option<Metrics>,
 ) -> Router {
     let mut router = health(Arc::clone(runtime), shutdown.clone());
@@ -178,12 +176,8 @@ fn router(
         router = router.merge(routes(Arc::clone(runtime)));
     }
     let api_path = api_options.is_some().then_some(API_PATH);
-    if let Some((options, spans)) = api_options {
-        let api = Router::new().nest(API_PATH, api(Arc::clone(runtime), options));
-        router = router.merge(match spans {
-            Some(spans) => api.layer(from_fn_with_state(spans, trace)),
-            None => api,
-        });
+    if let Some(options) = api_options {
+        router = router.nest(API_PATH, api(Arc::clone(runtime), options));
     }
     match metrics {
         Some(metrics) => {

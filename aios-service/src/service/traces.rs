@@ -23,7 +23,7 @@ mod sending {
         service::ServiceError,
         telemetry::{
             otlp::{Collector, CollectorError},
-            traces::{RequestSpans, SpanQueue, TraceExporter},
+            traces::{RequestExporter, RequestSpans, TraceExporter},
         },
     };
 
@@ -33,7 +33,7 @@ mod sending {
         collector: Collector,
         /// Only engines send the spans of runs.
         exporter: Option<TraceExporter>,
-        requests: SpanQueue,
+        requests: RequestExporter,
     }
 
     impl Traces {
@@ -41,7 +41,7 @@ mod sending {
         pub(in crate::service) fn of(settings: &Settings) -> Result<Option<Self>, ServiceError> {
             let found = collector(settings).map_err(|error| invalid(&error))?;
             let Some(collector) = found else { return Ok(None) };
-            let requests = SpanQueue::start(collector.clone());
+            let requests = RequestExporter::start(collector.clone());
             Ok(Some(Self { collector, exporter: None, requests }))
         }
 
@@ -59,7 +59,7 @@ mod sending {
         }
 
         pub(in crate::service) fn requests(&self) -> RequestSpans {
-            self.requests.requests()
+            self.requests.spans()
         }
 
         /// Sends what is left, and then nothing more.

@@ -32,12 +32,15 @@ use tracing::{error, warn};
 
 use super::{
     request_id::{REQUEST_ID, RequestId},
-    trace::{TRACE_RESPONSE, Trace},
+    trace::Trace,
 };
-use crate::http::{
-    ApiError,
-    protocol::{ErrorBody, ErrorDocument, ErrorMeta, envelope},
-    state::Api,
+use crate::{
+    http::{
+        ApiError,
+        protocol::{ErrorBody, ErrorDocument, ErrorMeta, envelope},
+        state::Api,
+    },
+    telemetry::traces::TRACE_RESPONSE,
 };
 
 /// Tells browsers to take the content type as it is.

@@ -10,6 +10,7 @@ pub(super) mod idempotency;
 mod limits;
 mod rate_limit;
 mod request_id;
+mod spans;
 mod trace;
 
 pub(crate) use self::{
@@ -24,7 +25,8 @@ pub(crate) use self::{
     guard::guard,
     idempotency::RequestIds,
     rate_limit::Limiter,
-    trace::{TRACE_RESPONSE, metadata, parent_of},
+    spans::trace as trace_request,
+    trace::metadata,
 };
 pub use self::{
     cors::{Cors, InvalidOrigin},

@@ -6,8 +6,8 @@
 //! | `traceparent` | none, several, or invalid | none | none |
 //! | `tracestate` | up to 512 bytes, joined | unchanged, only with a valid `traceparent` | none |
 //!
-//! If the spans of requests are sent to a collector, a layer before the API replaces `traceparent`
-//! by one that names the span of the request.
+//! If the requests have [spans](super::spans), the layer of the spans replaces `traceparent` by one that names
+//! the span of the request.
 
 use std::sync::Arc;
 
@@ -17,8 +17,6 @@ use axum::http::{HeaderMap, HeaderValue};
 
 use crate::auth::Identity;
 
-/// Response header with the trace of the request.
-pub(crate) const TRACE_RESPONSE: &str = "traceresponse";
 /// Longest `tracestate` that is passed on. The standard asks for no more.
 const MAX_STATE_BYTES: usize = 512;
 
@@ -53,7 +51,7 @@ impl Trace {
 }
 
 /// The span in whose context a request is sent.
-pub(crate) fn parent_of(headers: &HeaderMap) -> Option<TraceParent> {
+pub(super) fn parent_of(headers: &HeaderMap) -> Option<TraceParent> {
     let mut values = headers.get_all("traceparent").iter();
     let (value, None) = (values.next()?, values.next()) else { return None };
     value.to_str().ok()?.parse().ok()

@@ -16,7 +16,7 @@ use axum::{
     response::Response,
 };
 
-use crate::http::TRACE_RESPONSE;
+use crate::telemetry::traces::TRACE_RESPONSE;
 
 /// The status of a request whose client left before the answer, as nginx has it.
 const CLIENT_LEFT: u16 = 499;

@@ -34,13 +34,14 @@ use aios_core::store::RecordedEvent;
 use serde::Serialize;
 
 #[cfg(feature = "otlp")]
-pub(crate) use self::otlp::SpanQueue;
-#[cfg(feature = "otlp")]
 #[cfg_attr(docsrs, doc(cfg(feature = "otlp")))]
-pub use self::otlp::TraceExporter;
-pub(crate) use self::requests::{RequestSpans, trace};
+pub use self::otlp::{RequestExporter, TraceExporter};
+pub use self::requests::RequestSpans;
 pub use self::span::{AttributeValue, Span, SpanKind, SpanLink, SpanStatus};
 use self::tracer::Tracer;
+
+/// Response header with the trace of a request.
+pub(crate) const TRACE_RESPONSE: &str = "traceresponse";
 
 /// The trace of a run, as far as its journal goes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

@@ -7,5 +7,4 @@ mod message;
 mod queue;
 
 use self::delivery::{Delivery, Phase};
-pub use self::exporter::TraceExporter;
-pub(crate) use self::queue::SpanQueue;
+pub use self::{exporter::TraceExporter, queue::RequestExporter};

@@ -29,9 +29,37 @@ const GATHER: Duration = Duration::from_millis(500);
 /// How long spans are sent again while the collector does not accept them.
 const MAX_AGE: Duration = Duration::from_secs(120);
 
-/// Sends spans to a collector in the background. Dropping it ends that.
+/// Sends the spans of requests to a collector, in the background. Dropping it ends that.
+///
+/// Spans of runs come from the log; see [`TraceExporter`](super::TraceExporter). Those of requests exist only in
+/// the process that handles the request. They wait in a bounded queue, and are dropped and counted in
+/// `aios_trace_spans_dropped_total` if it is full, or if the collector takes none for 2 minutes. A
+/// [`Service`](crate::Service) does this by itself.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::{sync::Arc, time::Duration};
+///
+/// use aios_agents::Runtime;
+/// use aios_service::{
+///     http::{ApiOptions, api},
+///     telemetry::{otlp::Collector, traces::RequestExporter},
+/// };
+///
+/// # async fn example(runtime: Arc<Runtime>) -> Result<(), Box<dyn std::error::Error>> {
+/// let collector = Collector::new("http://localhost:4318", "shop")?;
+/// let requests = RequestExporter::start(collector);
+/// let options = ApiOptions::new().with_request_spans(requests.spans());
+/// let router = axum::Router::new().nest("/api/v1", api(runtime, options));
+/// // Serve the router, and send what is left at the end.
+/// # drop(router);
+/// requests.flush(Duration::from_secs(5)).await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
-pub(crate) struct SpanQueue {
+pub struct RequestExporter {
     /// To the worker.
     spans: Sender<Item>,
     /// Tells the delivery what to do.
@@ -49,9 +77,14 @@ enum Item {
     Flush(oneshot::Sender<()>),
 }
 
-impl SpanQueue {
-    /// Starts a queue, on the current tokio runtime.
-    pub(crate) fn start(collector: Collector) -> Self {
+impl RequestExporter {
+    /// Starts the queue, on the current tokio runtime.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn start(collector: Collector) -> Self {
         let (spans, queue) = mpsc::channel(CAPACITY);
         let (phase, receiver) = watch::channel(Phase::Running);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -61,7 +94,8 @@ impl SpanQueue {
     }
 
     /// Takes the spans of requests. Never waits.
-    pub(crate) fn requests(&self) -> RequestSpans {
+    #[must_use]
+    pub fn spans(&self) -> RequestSpans {
         let spans = self.spans.clone();
         RequestSpans::new(move |span| {
             if spans.try_send(Item::Span(Box::new(span))).is_err() {
@@ -72,7 +106,11 @@ impl SpanQueue {
     }
 
     /// Sends what waits. Returns whether it was sent, or dropped, in time.
-    pub(crate) async fn flush(&self, timeout: Duration) -> bool {
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe; the spans are sent all the same.
+    pub async fn flush(&self, timeout: Duration) -> bool {
         self.phase.send_replace(Phase::Flushing(1));
         let (done, flushed) = oneshot::channel();
         let flushing =
@@ -85,7 +123,7 @@ impl SpanQueue {
     }
 }
 
-impl Drop for SpanQueue {
+impl Drop for RequestExporter {
     fn drop(&mut self) {
         self.worker.abort();
     }
