@@ -40,6 +40,28 @@ impl Client {
         Ok(Self { connection: Arc::new(Connection::new(url, options)?) })
     }
 
+    /// The same client for requests in a W3C trace context. Everything that they start, signal, cancel or publish
+    /// is passed the context; so are handles of runs that come from it. A start with a
+    /// [trace context](StartRun::traceparent) of its own has that one.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use aios_service::client::{Client, ClientError};
+    ///
+    /// /// Handles a webhook, whose caller has sent `traceparent`.
+    /// async fn paid(client: &Client, order: &str, traceparent: &str) -> Result<(), ClientError> {
+    ///     let client = client.with_traceparent(traceparent);
+    ///     client.run(order).signal("paid", &serde_json::json!({ "cents": 500 })).await?;
+    ///     Ok(())
+    /// }
+    /// # let _ = paid;
+    /// ```
+    #[must_use]
+    pub fn with_traceparent(&self, traceparent: &str) -> Self {
+        Self { connection: Arc::new(self.connection.with_traceparent(traceparent)) }
+    }
+
     /// Starts a run of the latest version of a workflow. Await it to get a [`RunHandle`].
     ///
     /// An input that cannot be serialised is an error of the awaited call, not of this one.

@@ -86,6 +86,15 @@ impl Request {
         self
     }
 
+    /// Sets the trace context, instead of the one that the request has.
+    pub(super) fn with_traceparent(self, traceparent: Option<&str>) -> Result<Self, ClientError> {
+        let Some(traceparent) = traceparent else { return Ok(self) };
+        let value = HeaderValue::try_from(traceparent).map_err(|error| {
+            ClientError::InvalidArgument { name: "the trace context", reason: error.to_string() }
+        })?;
+        Ok(self.with_header("traceparent", value))
+    }
+
     /// Sets the body.
     pub(super) fn with_json<T: Serialize + ?Sized>(
         mut self,
@@ -103,7 +112,8 @@ impl Request {
     }
 }
 
-/// Sends requests to one service.
+/// Sends requests to one service. Clones share everything but the trace context.
+#[derive(Clone)]
 pub(super) struct Connection {
     /// Pools the connections.
     http: reqwest::Client,
@@ -111,7 +121,7 @@ pub(super) struct Connection {
     base: Url,
     headers: HeaderMap,
     /// Tokens that are renewed; they replace a token among the headers.
-    tokens: Option<Tokens>,
+    tokens: Option<Arc<Tokens>>,
     /// Of each attempt.
     pub(super) timeout: Duration,
     /// How often and with what pauses requests are repeated.
@@ -119,7 +129,9 @@ pub(super) struct Connection {
     /// Timeouts and pauses.
     pub(super) clock: Arc<dyn Clock>,
     /// Whether a request has succeeded, so that the URL is that of a service.
-    has_succeeded: AtomicBool,
+    has_succeeded: Arc<AtomicBool>,
+    /// W3C trace context of requests that have no other one.
+    traceparent: Option<Arc<str>>,
 }
 
 impl Connection {
@@ -140,9 +152,15 @@ impl Connection {
         let http = http_client().map_err(invalid)?;
         let headers = options.headers()?;
         let ClientOptions { timeout, retry, clock, grant, .. } = options;
-        let tokens = grant.map(Tokens::new).transpose()?;
-        let has_succeeded = AtomicBool::new(false);
-        Ok(Self { http, base, headers, tokens, timeout, retry, clock, has_succeeded })
+        let tokens = grant.map(Tokens::new).transpose()?.map(Arc::new);
+        let has_succeeded = Arc::new(AtomicBool::new(false));
+        let traceparent = None;
+        Ok(Self { http, base, headers, tokens, timeout, retry, clock, has_succeeded, traceparent })
+    }
+
+    /// The same connection for requests with a trace context.
+    pub(super) fn with_traceparent(&self, traceparent: &str) -> Self {
+        Self { traceparent: Some(traceparent.into()), ..self.clone() }
     }
 
     /// A request to the path with these parts.
@@ -158,15 +176,9 @@ impl Connection {
         if let Ok(mut parts) = url.path_segments_mut() {
             parts.pop_if_empty().extend(path);
         }
-        let wait = Duration::ZERO;
-        Ok(Request {
-            method,
-            url,
-            body: None,
-            is_repeatable: true,
-            headers: HeaderMap::new(),
-            wait,
-        })
+        let (wait, headers) = (Duration::ZERO, HeaderMap::new());
+        let request = Request { method, url, body: None, is_repeatable: true, headers, wait };
+        request.with_traceparent(self.traceparent.as_deref())
     }
 
     /// A GET of a path with these parts.

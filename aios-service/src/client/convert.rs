@@ -4,10 +4,9 @@ use aios_core::{
     event::{EventError, Payload},
     store::RecordedEvent,
 };
-use axum::http::HeaderValue;
 use serde::Serialize;
 
-use super::{ClientError, Page, connection::Request, resources::Event};
+use super::{ClientError, Page, resources::Event};
 
 /// Encodes an argument. A fault is reported when the request is awaited.
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Payload, EventError> {
@@ -20,16 +19,4 @@ pub(super) fn recorded(page: Page<Event>) -> Result<Page<RecordedEvent>, ClientE
     let items: Result<_, _> = items.into_iter().map(Event::recorded).collect();
     let invalid = |reason| ClientError::InvalidResponse { reason, request_id: None };
     Ok(Page { items: items.map_err(invalid)?, next, unreadable })
-}
-
-/// Adds a trace context to a request.
-pub(super) fn traced(
-    request: Request,
-    traceparent: Option<String>,
-) -> Result<Request, ClientError> {
-    let Some(traceparent) = traceparent else { return Ok(request) };
-    let value = HeaderValue::try_from(traceparent).map_err(|error| {
-        ClientError::InvalidArgument { name: "the trace context", reason: error.to_string() }
-    })?;
-    Ok(request.with_header("traceparent", value))
 }

@@ -13,7 +13,6 @@ use serde::Serialize;
 use super::{
     Client, ClientError, Event,
     connection::{Resource, attributes},
-    convert::traced,
     messages::Messages,
     query::Parameters,
 };
@@ -232,7 +231,10 @@ impl IntoFuture for Publish {
                 correlation_id: self.correlation_id,
             };
             let request = self.client.connection.post(&["events"], &body)?;
-            self.client.connection.one(&traced(request, self.traceparent)?).await
+            self.client
+                .connection
+                .one(&request.with_traceparent(self.traceparent.as_deref())?)
+                .await
         })
     }
 }

@@ -84,6 +84,12 @@ impl RunHandle {
         &self.id
     }
 
+    /// The same run, for requests in a W3C trace context; see [`Client::with_traceparent`].
+    #[must_use]
+    pub fn with_traceparent(&self, traceparent: &str) -> Self {
+        Self { client: self.client.with_traceparent(traceparent), ..self.clone() }
+    }
+
     /// Follows an output stream of the run: the items after an offset, from 0, and then new ones.
     #[must_use]
     pub fn stream(&self, name: &str, after: u64) -> OutputStream {

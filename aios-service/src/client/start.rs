@@ -12,7 +12,7 @@ use aios_core::{
 };
 use serde::Serialize;
 
-use super::{Client, ClientError, Run, RunHandle, connection::Request, convert::traced};
+use super::{Client, ClientError, Run, RunHandle, connection::Request};
 
 /// Starts a run. Await it.
 ///
@@ -131,7 +131,7 @@ impl IntoFuture for StartRun {
             };
             let path = ["workflows", &self.workflow, "actions", "execute"];
             let request = self.client.connection.post(&path, &body)?;
-            started(&self.client, traced(request, self.traceparent)?).await
+            started(&self.client, request.with_traceparent(self.traceparent.as_deref())?).await
         })
     }
 }
@@ -245,7 +245,7 @@ impl IntoFuture for SignalWithStart {
             let body = SignalWithStartBody { run_id, input, signal, correlation_id };
             let path = ["workflows", &self.workflow, "actions", "signal-with-start"];
             let request = self.client.connection.post(&path, &body)?;
-            started(&self.client, traced(request, self.traceparent)?).await
+            started(&self.client, request.with_traceparent(self.traceparent.as_deref())?).await
         })
     }
 }
@@ -411,7 +411,7 @@ impl IntoFuture for StartTask {
                 correlation_id: self.correlation_id,
             };
             let request = self.client.connection.post(&["tasks"], &body)?;
-            started(&self.client, traced(request, self.traceparent)?).await
+            started(&self.client, request.with_traceparent(self.traceparent.as_deref())?).await
         })
     }
 }

@@ -53,6 +53,65 @@ async fn should_start_runs_and_read_what_they_leave() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn should_tell_all_faults_of_a_request() {
+    let server = Server::start().await;
+    let error = server.client().task("Not A Name", &1).agent("a/b").await.unwrap_err();
+    let mut paths: Vec<_> = error.faults().into_iter().map(|fault| fault.path).collect();
+    paths.sort();
+    assert_eq!(
+        (error.code(), paths),
+        ("INVALID_AGENT_TYPE", vec!["$.agent_id".into(), "$.agent_type".into()])
+    );
+    assert_eq!(server.client().run("r").status().await.unwrap_err().faults(), []);
+}
+
+/// Each command is an event with the trace of its request.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_pass_a_trace_on_to_every_command() {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    const OTHER: &str = "00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let server = Server::start().await;
+    let client = server.client();
+    let traced = client.with_traceparent(TRACE);
+    client.start("approval", &()).id("r").await.unwrap();
+    let run = traced.run("r");
+    run.pause().await.unwrap();
+    run.resume().await.unwrap();
+    run.signal("other", &1).await.unwrap();
+    run.signal_with_id("s", "other", &1).await.unwrap();
+    client.run("r").with_traceparent(TRACE).cancel("enough").await.unwrap();
+    let journal = run.journal(&PageQuery::new()).await.unwrap().items;
+    let of_type = |name: &str| {
+        journal.iter().filter(|it| it.event.event_type.as_str().ends_with(name)).collect::<Vec<_>>()
+    };
+    assert_eq!(of_type(".started")[0].event.metadata.traceparent, None);
+    for (action, count) in [("paused", 1), ("resumed", 1), ("signaled", 2), ("cancel_requested", 1)]
+    {
+        let found = of_type(&format!(".{action}"));
+        assert_eq!(found.len(), count, "{action}");
+        for event in found {
+            assert_eq!(event.event.metadata.traceparent.as_deref(), Some(TRACE), "{action}");
+        }
+    }
+
+    let greeted = traced.start("welcome", &"Ada").id("w").await.unwrap();
+    greeted.result::<String>().await.unwrap();
+    greeted.fork(0, Some("f")).await.unwrap();
+    traced.task("greeter", &"Ada").id("t").await.unwrap();
+    traced.signal_with_start("approval", "a", &(), "approval", &1).await.unwrap();
+    traced.start("welcome", &"Ada").id("o").traceparent(OTHER).await.unwrap();
+    for (id, trace) in [("w", TRACE), ("f", TRACE), ("t", TRACE), ("a", TRACE), ("o", OTHER)] {
+        let journal = client.run(id).journal(&PageQuery::new()).await.unwrap();
+        let started = &journal.items[0].event;
+        assert_eq!(started.metadata.traceparent.as_deref(), Some(trace), "{id}");
+    }
+    let published = traced.publish("orders.order.placed", &1).await.unwrap();
+    assert_eq!(published.metadata.traceparent.as_deref(), Some(TRACE));
+    let invalid = client.with_traceparent("a\nb").run("r").pause().await.unwrap_err();
+    assert_eq!(invalid.code(), "INVALID_REQUEST");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn should_tell_what_a_run_waits_for() {
     let server = Server::start().await;
     let client = server.client();

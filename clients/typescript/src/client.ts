@@ -32,13 +32,24 @@ export interface VersionedAgent {
 
 /** A client of one service. */
 export class AiosClient {
-  readonly #http: Http;
+  #http: Http;
 
   /**
    * @param url Where the API is mounted, such as `https://aios.example.com/api/v1`.
    */
   constructor(url: string, options: ClientOptions = {}) {
     this.#http = new Http(url, options);
+  }
+
+  /**
+   * The same client for requests in a W3C trace context, which is passed on to everything that they start, signal,
+   * cancel or publish. A start with a context of its own has that one.
+   */
+  withTraceparent(traceparent: string): AiosClient {
+    const http = this.#http.withTraceparent(traceparent);
+    const client = new AiosClient(http.base);
+    client.#http = http;
+    return client;
   }
 
   /** Starts a run of the latest version of a workflow. */

@@ -26,6 +26,11 @@ export interface ClientOptions {
   /** How long each attempt may take, in milliseconds; 30,000 by default. */
   readonly timeoutMs?: number;
   readonly retry?: Partial<RetryOptions>;
+  /**
+   * W3C trace context of every request, or what returns the one of now, such as the current span of OpenTelemetry.
+   * It is passed on to everything that the request starts, signals, cancels or publishes.
+   */
+  readonly traceparent?: string | (() => string | undefined);
   /** Used instead of the global `fetch`. */
   readonly fetch?: typeof globalThis.fetch;
 }
@@ -63,14 +68,15 @@ const MAX_TIMER_MS = 2 ** 31 - 1;
 /** Sends requests to one service. */
 export class Http {
   readonly timeoutMs: number;
-  readonly #base: string;
+  /** The URL, without a slash at its end. */
+  readonly base: string;
   readonly #options: ClientOptions;
   readonly #retry: RetryOptions;
   readonly #fetch: typeof globalThis.fetch;
   /** Whether a request has succeeded, so that the URL is that of a service. */
-  #hasSucceeded = false;
+  readonly #success: { has: boolean };
 
-  constructor(url: string, options: ClientOptions) {
+  constructor(url: string, options: ClientOptions, success = { has: false }) {
     const parsed = new URL(url);
     if (parsed.protocol !== "http:" && parsed.protocol !== "https:") {
       throw new TypeError(`the URL of a service begins with http:// or https://, not ${parsed.protocol}`);
@@ -78,11 +84,17 @@ export class Http {
     if (parsed.username !== "" || parsed.password !== "") {
       throw new TypeError("the URL of a service contains credentials; use `token` or `apiKey`");
     }
-    this.#base = `${parsed.origin}${parsed.pathname.replace(/\/+$/, "")}`;
+    this.base = `${parsed.origin}${parsed.pathname.replace(/\/+$/, "")}`;
     this.#options = options;
+    this.#success = success;
     this.#retry = { attempts: 5, initialDelayMs: 200, maxDelayMs: 5_000, ...options.retry };
     this.timeoutMs = options.timeoutMs ?? 30_000;
     this.#fetch = options.fetch ?? globalThis.fetch.bind(globalThis);
+  }
+
+  /** The same service, for requests with a trace context. */
+  withTraceparent(traceparent: string): Http {
+    return new Http(this.base, { ...this.#options, traceparent }, this.#success);
   }
 
   /** Sends a request, repeats it where that is safe, and returns the JSON of the answer. */
@@ -134,7 +146,7 @@ export class Http {
    * `undefined` if the error is another one. `pauseMs` is the time unless the service asks for more.
    */
   outage(error: unknown, pauseMs: number): number | undefined {
-    if (!this.#hasSucceeded || !(error instanceof AiosError) || !error.retryable) {
+    if (!this.#success.has || !(error instanceof AiosError) || !error.retryable) {
       return undefined;
     }
     return Math.max(error.retryAfterMs ?? 0, pauseMs);
@@ -169,7 +181,7 @@ export class Http {
    * is an error.
    */
   async send(request: ApiRequest, signal: AbortSignal): Promise<Response> {
-    const url = new URL(`${this.#base}/${request.path.map(encode).join("/")}`);
+    const url = new URL(`${this.base}/${request.path.map(encode).join("/")}`);
     for (const [name, value] of Object.entries(request.query ?? {})) {
       if (value !== undefined) {
         url.searchParams.set(name, String(value));
@@ -186,7 +198,7 @@ export class Http {
     if (!response.ok) {
       throw await refusal(response);
     }
-    this.#hasSucceeded = true;
+    this.#success.has = true;
     return response;
   }
 
@@ -211,7 +223,11 @@ export class Http {
 
   #headers(token: string | undefined): Record<string, string> {
     const headers: Record<string, string> = { accept: "application/json" };
-    const { apiKey } = this.#options;
+    const { apiKey, traceparent } = this.#options;
+    const trace = typeof traceparent === "function" ? traceparent() : traceparent;
+    if (trace !== undefined) {
+      headers["traceparent"] = trace;
+    }
     if (token !== undefined) {
       headers["authorization"] = `Bearer ${checked("token", token)}`;
     }

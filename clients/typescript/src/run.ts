@@ -39,6 +39,11 @@ export class RunHandle<T = unknown> {
     this.#http = http;
   }
 
+  /** The same run, for requests in a W3C trace context; see `AiosClient.withTraceparent`. */
+  withTraceparent(traceparent: string): RunHandle<T> {
+    return new RunHandle<T>(this.#http.withTraceparent(traceparent), this.id);
+  }
+
   /** The current state of the run. */
   async status(): Promise<Schemas["Resource_Run"]> {
     const request = { method: "GET", path: ["runs", this.id] } as const;

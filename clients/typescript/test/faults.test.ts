@@ -345,3 +345,63 @@ test("should retry a failed run, and tell what a page leaves out", async () => {
     server.close();
   }
 });
+
+test("should pass a trace on to every command", async () => {
+  const [trace, other] = ["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "00-1-2-01"];
+  const traces: (string | undefined)[] = [];
+  const server = await fake((request, response) => {
+    traces.push(request.headers["traceparent"] as string | undefined);
+    response.writeHead(200, { "content-type": "application/json" });
+    response.end(JSON.stringify(RUN));
+  });
+  try {
+    const client = new AiosClient(server.url, QUICK);
+    const command = async (traced: AiosClient) => {
+      const run = await traced.start("w");
+      await run.signal("s");
+      await run.cancel();
+      await run.pause();
+      await run.resume();
+      await run.fork(1);
+      await run.retry();
+      await traced.run("r1").signal("s");
+      await traced.task("greeter");
+      await traced.signalWithStart("w", "r1", { name: "s" });
+      await traced.publish("a.b.c");
+    };
+    await command(client);
+    assert.deepEqual(new Set(traces), new Set([undefined]));
+    traces.length = 0;
+    await command(client.withTraceparent(trace));
+    await client.run("r1").withTraceparent(trace).signal("s");
+    await command(new AiosClient(server.url, { ...QUICK, traceparent: trace }));
+    assert.deepEqual(new Set(traces), new Set([trace]));
+    assert.equal(traces.length, 23);
+    traces.length = 0;
+    const currents = [trace, undefined, other];
+    const current = new AiosClient(server.url, { ...QUICK, traceparent: () => currents.shift() });
+    for (let number = 0; number < 3; number += 1) {
+      await current.run("r1").signal("s");
+    }
+    await client.withTraceparent(trace).start("w", null, { traceparent: other });
+    assert.deepEqual(traces, [trace, undefined, other, other]);
+  } finally {
+    server.close();
+  }
+});
+
+test("should tell all faults of a request", async () => {
+  const faults = [{ path: "$.input", message: "is missing" }];
+  const server = await fake((_, response) => {
+    response.writeHead(422, { "content-type": "application/json" });
+    const error = { code: "INVALID_REQUEST", message: "m", details: { faults } };
+    response.end(JSON.stringify({ error }));
+  });
+  try {
+    const refused = new AiosClient(server.url, QUICK).start("w");
+    await assert.rejects(refused, (error) => error instanceof AiosError && error.faults[0]?.path === "$.input");
+    assert.deepEqual(new AiosError("m", { code: "C" }).faults, []);
+  } finally {
+    server.close();
+  }
+});

@@ -26,6 +26,15 @@ pub(crate) struct RemoteRunHandle {
 }
 
 impl RemoteRunHandle {
+    /// The run, for commands in the current trace of the caller, if there is one.
+    fn traced(&self, py: Python<'_>) -> PyResult<RunHandle> {
+        let current = py.import("aios._trace")?.call_method0("current")?;
+        Ok(match current.extract::<Option<String>>()? {
+            Some(traceparent) => self.run.with_traceparent(&traceparent),
+            None => self.run.clone(),
+        })
+    }
+
     /// Returns a handle from a call.
     pub(super) fn answer(calls: &Arc<Calls>, run: RunHandle) -> Answer {
         let handle = Self { calls: Arc::clone(calls), run, followed: Follower::default() };
@@ -69,7 +78,7 @@ impl RemoteRunHandle {
         payload: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let written = json::write_as(payload, || format!("the payload of signal {name:?}"))?;
-        let run = self.run.clone();
+        let run = self.traced(py)?;
         self.calls.call(payload.py(), async move {
             run.signal(&name, &written).await?;
             Ok::<_, ErrorInfo>(Answer::Nothing)
@@ -77,7 +86,7 @@ impl RemoteRunHandle {
     }
 
     fn cancel<'py>(&self, py: Python<'py>, reason: String) -> PyResult<Bound<'py, PyAny>> {
-        let run = self.run.clone();
+        let run = self.traced(py)?;
         self.calls.call(py, async move {
             run.cancel(&reason).await?;
             Ok::<_, ErrorInfo>(Answer::Nothing)
@@ -85,7 +94,7 @@ impl RemoteRunHandle {
     }
 
     fn terminate<'py>(&self, py: Python<'py>, reason: String) -> PyResult<Bound<'py, PyAny>> {
-        let run = self.run.clone();
+        let run = self.traced(py)?;
         self.calls.call(py, async move {
             run.terminate(&reason).await?;
             Ok::<_, ErrorInfo>(Answer::Nothing)
@@ -93,7 +102,7 @@ impl RemoteRunHandle {
     }
 
     fn pause<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let run = self.run.clone();
+        let run = self.traced(py)?;
         self.calls.call(py, async move {
             run.pause().await?;
             Ok::<_, ErrorInfo>(Answer::Nothing)
@@ -101,7 +110,7 @@ impl RemoteRunHandle {
     }
 
     fn resume<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let run = self.run.clone();
+        let run = self.traced(py)?;
         self.calls.call(py, async move {
             run.resume().await?;
             Ok::<_, ErrorInfo>(Answer::Nothing)
@@ -141,7 +150,7 @@ impl RemoteRunHandle {
         operation: u64,
         new_id: String,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let run = self.run.clone();
+        let run = self.traced(py)?;
         let calls = Arc::clone(&self.calls);
         self.calls.call(py, async move {
             let forked = run.fork(operation, Some(&new_id)).await?;
@@ -150,7 +159,7 @@ impl RemoteRunHandle {
     }
 
     fn retry<'py>(&self, py: Python<'py>, new_id: String) -> PyResult<Bound<'py, PyAny>> {
-        let run = self.run.clone();
+        let run = self.traced(py)?;
         let calls = Arc::clone(&self.calls);
         self.calls.call(py, async move {
             let retried = run.retry(Some(&new_id)).await?;
