@@ -80,6 +80,7 @@
 //! | agent types | list, get, with their JSON Schemas | `agents:read` |
 //! | events | a page of the log, `stream` (live), publish | `events:read`, `events:publish` |
 //! | engines, shards | list: which engines are alive, and which shards of the runs each owns | `engines:read` |
+//! | projections | list, get, `dead-letters`, actions `retire` and `redrive` | `projections:read`, `projections:retire`, `projections:redrive` |
 //! | dead letters | list, actions `redrive` and `purge`, of a group or mailbox | `dead_letters:read`, `dead_letters:redrive`, `dead_letters:purge` |
 //! | `metrics/scaling` | how many tasks agents of each type have to do, for autoscalers | `tasks:read` |
 //! | `me`, `openapi.json` | the caller and its permissions; the OpenAPI document | none |

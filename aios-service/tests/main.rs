@@ -33,6 +33,7 @@ mod lists;
 #[cfg(feature = "oidc")]
 mod oidc;
 mod outputs;
+mod projections;
 #[cfg(feature = "oidc")]
 mod provider;
 mod refusals;

@@ -416,6 +416,18 @@ pub const CODES: &[Code] = &[
         Retry::No,
         "the event at that position is not a dead letter",
     ),
+    code(
+        "PROJECTION_NOT_FOUND",
+        "HTTP API",
+        Retry::No,
+        "no projection with this name has a saved position",
+    ),
+    code(
+        "PROJECTION_RUNNING",
+        "HTTP API",
+        Retry::No,
+        "a process runs the projection, which cannot be retired until it has stopped",
+    ),
     code("ROUTE_NOT_FOUND", "HTTP API", Retry::No, "the HTTP API has no such path"),
     code("METHOD_NOT_ALLOWED", "HTTP API", Retry::No, "the path does not accept this HTTP method"),
     code(

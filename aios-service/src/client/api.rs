@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::{
     Agent, AgentQuery, Caller, Client, ClientError, ClientOptions, DeadLetters, Engine, EventQuery,
-    EventStream, Page, PageQuery, Publish, Run, RunHandle, RunQuery, Shard, SignalWithStart,
-    StartRun, StartTask, Task, TaskQuery, Workflow,
+    EventStream, Page, PageQuery, Projection, ProjectionHandle, Publish, Run, RunHandle, RunQuery,
+    Shard, SignalWithStart, StartRun, StartTask, Task, TaskQuery, Workflow,
     connection::Connection,
     convert::{encode, recorded},
 };
@@ -304,6 +304,25 @@ impl Client {
     pub async fn engines(&self, page: &PageQuery) -> Result<Page<Engine>, ClientError> {
         let request = self.connection.get(&["engines"])?.with_query(page.parameters());
         self.connection.page(&request).await
+    }
+
+    /// A page of the projections that have a saved position, in the order of their names.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`] if the request fails.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn projections(&self, page: &PageQuery) -> Result<Page<Projection>, ClientError> {
+        let request = self.connection.get(&["projections"])?.with_query(page.parameters());
+        self.connection.page(&request).await
+    }
+
+    /// A handle of a projection. Sends no request.
+    pub fn projection(&self, name: impl Into<String>) -> ProjectionHandle {
+        ProjectionHandle::new(self.clone(), name.into())
     }
 
     /// All shards of the runs, with the engine that owns each.

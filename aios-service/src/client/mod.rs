@@ -29,6 +29,7 @@
 //! | follow the log, a run or its output | [`Client::events`], [`RunHandle::events`], [`RunHandle::stream`] |
 //! | create and change agents | [`Client::create_agent`], [`Client::replace_agent`] |
 //! | handle events that were given up | [`Client::dead_letters`] |
+//! | see and retire read models | [`Client::projections`], [`Client::projection`] |
 //!
 //! Calls that have options are builders: nothing is sent until they are awaited.
 //!
@@ -58,6 +59,7 @@ mod managed;
 mod messages;
 mod options;
 mod outputs;
+mod projections;
 mod query;
 mod resources;
 mod response;
@@ -77,10 +79,11 @@ pub use self::{
     managed::{CreateAgent, VersionedAgent},
     options::ClientOptions,
     outputs::{OutputItem, OutputStream},
+    projections::ProjectionHandle,
     query::{AgentQuery, EventQuery, PageQuery, RunQuery, TaskQuery},
     resources::{
-        Agent, AgentType, Caller, DeadLetter, Engine, Event, Page, Run, Shard, Task, TaskResult,
-        Workflow,
+        Agent, AgentType, Caller, DeadLetter, Engine, Event, Page, Projection, Run, Shard,
+        SkippedEvent, Task, TaskResult, Workflow,
     },
     run::RunHandle,
     start::{SignalWithStart, StartRun, StartTask},

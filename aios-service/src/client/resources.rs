@@ -44,7 +44,7 @@ macro_rules! resources {
     };
 }
 
-resources!(Run Task Agent AgentType Workflow Event Engine Shard Letter Caller RunResult TaskResult Handled);
+resources!(Run Task Agent AgentType Workflow Event Engine Shard Projection SkippedEvent Letter Caller RunResult TaskResult Handled);
 
 /// A run of a workflow.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -251,6 +251,40 @@ pub struct Shard {
     pub epoch: Option<u64>,
     /// When it is free unless its owner renews its lease.
     pub expires_at: Option<Timestamp>,
+}
+
+/// A read model of a program, with its place in the log.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[non_exhaustive]
+pub struct Projection {
+    /// Name of the projection.
+    #[serde(skip_deserializing)]
+    pub id: String,
+    /// Everything up to this position of the log is applied.
+    pub position: u64,
+    /// How many positions of the log come after it.
+    pub lag: u64,
+    /// Whether a process runs it.
+    pub is_running: bool,
+}
+
+/// An event that a projection could not apply, and skipped.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[non_exhaustive]
+pub struct SkippedEvent {
+    /// Position of the event, as a text.
+    #[serde(skip_deserializing)]
+    pub id: String,
+    /// Position of the event.
+    pub position: u64,
+    /// Id of the event.
+    pub event_id: String,
+    /// Type of the event.
+    pub event_type: String,
+    /// Why it could not be applied.
+    pub failure: Failure,
+    /// How often it was tried.
+    pub attempts: u32,
 }
 
 /// The attributes of a dead letter, as the service shows it.

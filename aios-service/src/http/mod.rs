@@ -1,6 +1,6 @@
 //! The HTTP API: a router that your program mounts, and a server for it.
 //!
-//! [`api`] has the resources: runs, workflows, tasks, agents, events, dead letters and engines.
+//! [`api`] has the resources: runs, workflows, tasks, agents, events, dead letters, projections and engines.
 //! [`health`] has the probes of an orchestrator. [`serve`] serves a router and ends it in an orderly way;
 //! [`serve_with`] does so with limits of your own, and over TLS.
 //!
@@ -165,6 +165,7 @@ fn resources() -> OpenApiRouter<Api> {
         .merge(resources::outputs::routes())
         .merge(resources::dead_letters::routes())
         .merge(resources::engines::routes())
+        .merge(resources::projections::routes())
         .merge(resources::scaling::routes())
         .merge(resources::me::routes())
         .merge(openapi::routes())

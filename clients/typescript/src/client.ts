@@ -298,6 +298,41 @@ export class AiosClient {
     return (await this.#http.json<Schemas["Document_Handled"]>(request)).data.attributes.count;
   }
 
+  /** A page of the projections that have a saved position, in the order of their names. */
+  async projections(
+    query: QueryOf<"list_projections"> = {},
+  ): Promise<Page<Schemas["Resource_Projection"]>> {
+    return this.#page(["projections"], query);
+  }
+
+  async projection(name: string): Promise<Schemas["Resource_Projection"]> {
+    return this.#one(["projections", name]);
+  }
+
+  /**
+   * Deletes the saved position of a projection that no process runs, and returns the projection as it was. One of
+   * the same name that is started later begins again.
+   */
+  async retireProjection(name: string): Promise<Schemas["Resource_Projection"]> {
+    return this.#ofProjection(name, "retire", {});
+  }
+
+  /** A page of the events that a projection could not apply and has skipped. */
+  async projectionDeadLetters(
+    name: string,
+    query: QueryOf<"list_projection_dead_letters"> = {},
+  ): Promise<Page<Schemas["Resource_SkippedEvent"]>> {
+    return this.#page(["projections", name, "dead-letters"], query);
+  }
+
+  /** Requests that a projection applies a skipped event again. */
+  async redriveProjection(
+    name: string,
+    position: number,
+  ): Promise<Schemas["Resource_Projection"]> {
+    return this.#ofProjection(name, "redrive", { position });
+  }
+
   async engines(query: QueryOf<"list_engines"> = {}): Promise<Page<Schemas["Resource_Engine"]>> {
     return this.#page(["engines"], query);
   }
@@ -320,6 +355,16 @@ export class AiosClient {
     const request = { method: "POST", path, body, headers } as const;
     const run = await this.#http.json<Schemas["Document_Run"]>(request);
     return new RunHandle<T>(this.#http, run.data.id);
+  }
+
+  async #ofProjection(
+    name: string,
+    action: string,
+    body: unknown,
+  ): Promise<Schemas["Resource_Projection"]> {
+    const path = ["projections", name, "actions", action];
+    const request = { method: "POST", path, body } as const;
+    return (await this.#http.json<Schemas["Document_Projection"]>(request)).data;
   }
 
   async #versioned(request: ApiRequest): Promise<VersionedAgent> {

@@ -352,6 +352,108 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/projections": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List projections
+         * @description Returns a page of the projections that have a saved position, in the order of their names, also of those that
+         *     no process runs. Retention keeps what a projection has not applied.
+         */
+        get: operations["list_projections"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/projections/{projection}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get a projection */
+        get: operations["get_projection"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/projections/{projection}/actions/redrive": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Let a projection apply a skipped event again
+         * @description The request is recorded, whichever process runs the projection. If the event cannot be applied again, it stays
+         *     a dead letter.
+         */
+        post: operations["redrive_projection"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/projections/{projection}/actions/retire": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Retire a projection
+         * @description Deletes the saved position of a projection that no process runs, and returns the projection as it was.
+         *     Retention no longer waits for it. One of the same name that is started later begins again, so that this is also
+         *     the way to rebuild it.
+         */
+        post: operations["retire_projection"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/projections/{projection}/dead-letters": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the events that a projection has skipped
+         * @description Returns a page of the events that could not be applied, in the order of the log. Those that were applied since
+         *     are not among them.
+         */
+        get: operations["list_projection_dead_letters"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/runs": {
         parameters: {
             query?: never;
@@ -968,6 +1070,11 @@ export interface components {
             data: components["schemas"]["Resource_Me"];
             meta: components["schemas"]["Meta"];
         };
+        /** @description An answer with one resource. */
+        Document_Projection: {
+            data: components["schemas"]["Resource_Projection"];
+            meta: components["schemas"]["Meta"];
+        };
         /**
          * @description An answer with one resource.
          * @example {
@@ -1052,6 +1159,11 @@ export interface components {
             details: components["schemas"]["ErrorDetails"];
             /** @description A human-readable message. */
             message: string;
+        };
+        /** @description Details of an error. */
+        ErrorDetails: {
+            /** @description If the body of the request is invalid: all its faults, up to 100. */
+            faults?: components["schemas"]["Fault"][];
         };
         /**
          * @description An answer to a request that failed.
@@ -1157,14 +1269,19 @@ export interface components {
             /** @description A human-readable message. */
             message: string;
         };
+        /** @description A fault of the body of a request. */
+        Fault: {
+            /** @description The reason why it is a fault. */
+            message: string;
+            /**
+             * @description Path of the value, as in `$.retry.max_attempts`; of the field, if it is missing or unknown.
+             * @example $.retry.max_attempts
+             */
+            path: string;
+        };
         /**
          * @description The body of a fork.
          * @example {
-        /** @description Details of an error. */
-        ErrorDetails: {
-            /** @description If the body of the request is invalid: all its faults, up to 100. */
-            faults?: components["schemas"]["Fault"][];
-        };
          *       "operation": 3,
          *       "run_id": "order-7-again"
          *     }
@@ -1258,6 +1375,11 @@ export interface components {
             meta: components["schemas"]["ListMeta"];
         };
         /** @description An answer with a page of resources. */
+        Listing_Projection: {
+            data: components["schemas"]["Resource_Projection"][];
+            meta: components["schemas"]["ListMeta"];
+        };
+        /** @description An answer with a page of resources. */
         Listing_Run: {
             data: components["schemas"]["Resource_Run"][];
             meta: components["schemas"]["ListMeta"];
@@ -1268,17 +1390,12 @@ export interface components {
             meta: components["schemas"]["ListMeta"];
         };
         /** @description An answer with a page of resources. */
-        Listing_Task: {
-        /** @description A fault of the body of a request. */
-        Fault: {
-            /** @description The reason why it is a fault. */
-            message: string;
-            /**
-             * @description Path of the value, as in `$.retry.max_attempts`; of the field, if it is missing or unknown.
-             * @example $.retry.max_attempts
-             */
-            path: string;
+        Listing_SkippedEvent: {
+            data: components["schemas"]["Resource_SkippedEvent"][];
+            meta: components["schemas"]["ListMeta"];
         };
+        /** @description An answer with a page of resources. */
+        Listing_Task: {
             data: components["schemas"]["Resource_Task"][];
             meta: components["schemas"]["ListMeta"];
         };
@@ -1316,6 +1433,22 @@ export interface components {
              */
             version: string;
         };
+        /** @description A projection with a saved position. */
+        Projection: {
+            /** @description Whether a process runs it. One that waits to try again after an error does not. */
+            is_running: boolean;
+            /**
+             * Format: int64
+             * @description How many positions of the log come after it.
+             */
+            lag: number;
+            /**
+             * Format: int64
+             * @description Everything up to this position of the log is applied. A projection that keeps its position in a store of
+             *     its own saves it here too, a little later.
+             */
+            position: number;
+        };
         /**
          * @description The body of an event to publish.
          * @example {
@@ -1337,6 +1470,19 @@ export interface components {
              * @example orders.order.placed
              */
             type: string;
+        };
+        /**
+         * @description The body of a redrive.
+         * @example {
+         *       "position": 42
+         *     }
+         */
+        RedriveBody: {
+            /**
+             * Format: int64
+             * @description Position of the event that is applied again.
+             */
+            position: number;
         };
         /**
          * @description The body of a changed agent.
@@ -1564,6 +1710,29 @@ export interface components {
             type: string;
         };
         /** @description A resource. */
+        Resource_Projection: {
+            /** @description A projection with a saved position. */
+            attributes: {
+                /** @description Whether a process runs it. One that waits to try again after an error does not. */
+                is_running: boolean;
+                /**
+                 * Format: int64
+                 * @description How many positions of the log come after it.
+                 */
+                lag: number;
+                /**
+                 * Format: int64
+                 * @description Everything up to this position of the log is applied. A projection that keeps its position in a store of
+                 *     its own saves it here too, a little later.
+                 */
+                position: number;
+            };
+            /** @description Unique among the resources of its type. */
+            id: string;
+            /** @description The type of the resource. */
+            type: string;
+        };
+        /** @description A resource. */
         Resource_Run: {
             /** @description A run of a workflow. */
             attributes: {
@@ -1649,6 +1818,32 @@ export interface components {
                  * @description When it is free unless its owner renews its lease, by the clock of the store.
                  */
                 expires_at?: string | null;
+            };
+            /** @description Unique among the resources of its type. */
+            id: string;
+            /** @description The type of the resource. */
+            type: string;
+        };
+        /** @description A resource. */
+        Resource_SkippedEvent: {
+            /** @description An event that a projection could not apply, and skipped. */
+            attributes: {
+                /**
+                 * Format: int32
+                 * @description How often it was tried.
+                 */
+                attempts: number;
+                /** @description Id of the event. */
+                event_id: string;
+                /** @description Type of the event. */
+                event_type: string;
+                /** @description Why it could not be applied. */
+                failure: components["schemas"]["Failure"];
+                /**
+                 * Format: int64
+                 * @description Position of the event.
+                 */
+                position: number;
             };
             /** @description Unique among the resources of its type. */
             id: string;
@@ -1883,6 +2078,25 @@ export interface components {
             /** @description The signal. */
             signal: components["schemas"]["StartSignal"];
         };
+        /** @description An event that a projection could not apply, and skipped. */
+        SkippedEvent: {
+            /**
+             * Format: int32
+             * @description How often it was tried.
+             */
+            attempts: number;
+            /** @description Id of the event. */
+            event_id: string;
+            /** @description Type of the event. */
+            event_type: string;
+            /** @description Why it could not be applied. */
+            failure: components["schemas"]["Failure"];
+            /**
+             * Format: int64
+             * @description Position of the event.
+             */
+            position: number;
+        };
         /** @description A signal that is sent together with a start. */
         StartSignal: {
             /** @description Id of the signal. A signal with the same id is sent to the run only once. */
@@ -2065,7 +2279,7 @@ export interface components {
                 "application/json": components["schemas"]["ErrorDocument"];
             };
         };
-        /** @description One of `ROUTE_NOT_FOUND`, `RUN_NOT_FOUND`, `TASK_NOT_FOUND`, `AGENT_NOT_FOUND`, `AGENT_TYPE_NOT_FOUND`, `WORKFLOW_NOT_FOUND`, `OPERATION_NOT_FOUND`, `DEAD_LETTER_NOT_FOUND`, `UNKNOWN_ADDRESS`. */
+        /** @description One of `ROUTE_NOT_FOUND`, `RUN_NOT_FOUND`, `TASK_NOT_FOUND`, `AGENT_NOT_FOUND`, `AGENT_TYPE_NOT_FOUND`, `WORKFLOW_NOT_FOUND`, `OPERATION_NOT_FOUND`, `DEAD_LETTER_NOT_FOUND`, `PROJECTION_NOT_FOUND`, `UNKNOWN_ADDRESS`. */
         Error404: {
             headers: {
                 /** @description The trace of the request, if it has a valid `traceparent`. */
@@ -2078,7 +2292,7 @@ export interface components {
                 "application/json": components["schemas"]["ErrorDocument"];
             };
         };
-        /** @description One of `RUN_EXISTS`, `RUN_ENDED`, `RUN_CANCELLING`, `CONFLICT`, `STREAM_CLOSED`, `FENCED`, `DUPLICATE_EVENT`, `INCOMPATIBLE_SUBSCRIPTION`, `NOT_CONTINUED`, `IDEMPOTENCY_KEY_REUSED`, `REQUEST_IN_PROGRESS`, `RUN_NOT_FAILED`, `NO_FAILED_OPERATION`, `TASK_OF_WORKFLOW`, `AGENT_EXISTS`, `AGENT_NOT_MANAGED`. */
+        /** @description One of `RUN_EXISTS`, `RUN_ENDED`, `RUN_CANCELLING`, `CONFLICT`, `STREAM_CLOSED`, `FENCED`, `DUPLICATE_EVENT`, `INCOMPATIBLE_SUBSCRIPTION`, `NOT_CONTINUED`, `IDEMPOTENCY_KEY_REUSED`, `REQUEST_IN_PROGRESS`, `RUN_NOT_FAILED`, `NO_FAILED_OPERATION`, `TASK_OF_WORKFLOW`, `AGENT_EXISTS`, `AGENT_NOT_MANAGED`, `PROJECTION_RUNNING`. */
         Error409: {
             headers: {
                 /** @description The trace of the request, if it has a valid `traceparent`. */
@@ -3196,6 +3410,221 @@ export interface operations {
             400: components["responses"]["Error400"];
             401: components["responses"]["Error401"];
             403: components["responses"]["Error403"];
+            412: components["responses"]["Error412"];
+            414: components["responses"]["Error414"];
+            429: components["responses"]["Error429"];
+            431: components["responses"]["Error431"];
+            500: components["responses"]["Error500"];
+            503: components["responses"]["Error503"];
+        };
+    };
+    list_projections: {
+        parameters: {
+            query?: {
+                /** @description Maximum number of resources of a page; 50 by default. */
+                limit?: number;
+                /** @description `meta.next` of the page before, with the same filters. */
+                after?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of projections. */
+            200: {
+                headers: {
+                    /** @description The trace of the request, if it has a valid `traceparent`. */
+                    traceresponse?: string;
+                    /** @description Id of the request, also in the log. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Listing_Projection"];
+                };
+            };
+            400: components["responses"]["Error400"];
+            401: components["responses"]["Error401"];
+            403: components["responses"]["Error403"];
+            412: components["responses"]["Error412"];
+            414: components["responses"]["Error414"];
+            429: components["responses"]["Error429"];
+            431: components["responses"]["Error431"];
+            500: components["responses"]["Error500"];
+            503: components["responses"]["Error503"];
+        };
+    };
+    get_projection: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Name of the projection. */
+                projection: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The projection. */
+            200: {
+                headers: {
+                    /** @description The trace of the request, if it has a valid `traceparent`. */
+                    traceresponse?: string;
+                    /** @description Id of the request, also in the log. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Document_Projection"];
+                };
+            };
+            400: components["responses"]["Error400"];
+            401: components["responses"]["Error401"];
+            403: components["responses"]["Error403"];
+            404: components["responses"]["Error404"];
+            412: components["responses"]["Error412"];
+            414: components["responses"]["Error414"];
+            429: components["responses"]["Error429"];
+            431: components["responses"]["Error431"];
+            500: components["responses"]["Error500"];
+            503: components["responses"]["Error503"];
+        };
+    };
+    redrive_projection: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description A unique text, for example a UUID. A repetition of the request with the same key is answered as the first one, and nothing is done twice. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description Name of the projection. */
+                projection: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RedriveBody"];
+            };
+        };
+        responses: {
+            /** @description The request is recorded. */
+            202: {
+                headers: {
+                    /** @description `true` if the request was answered before, because of its `Idempotency-Key`. */
+                    "idempotent-replayed"?: "true";
+                    /** @description Where the resource is, if it can be found. */
+                    location?: string;
+                    /** @description The trace of the request, if it has a valid `traceparent`. */
+                    traceresponse?: string;
+                    /** @description Id of the request, also in the log. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Document_Projection"];
+                };
+            };
+            400: components["responses"]["Error400"];
+            401: components["responses"]["Error401"];
+            403: components["responses"]["Error403"];
+            404: components["responses"]["Error404"];
+            409: components["responses"]["Error409"];
+            412: components["responses"]["Error412"];
+            413: components["responses"]["Error413"];
+            414: components["responses"]["Error414"];
+            415: components["responses"]["Error415"];
+            422: components["responses"]["Error422"];
+            429: components["responses"]["Error429"];
+            431: components["responses"]["Error431"];
+            500: components["responses"]["Error500"];
+            503: components["responses"]["Error503"];
+        };
+    };
+    retire_projection: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description A unique text, for example a UUID. A repetition of the request with the same key is answered as the first one, and nothing is done twice. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description Name of the projection. */
+                projection: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is retired. */
+            200: {
+                headers: {
+                    /** @description `true` if the request was answered before, because of its `Idempotency-Key`. */
+                    "idempotent-replayed"?: "true";
+                    /** @description The trace of the request, if it has a valid `traceparent`. */
+                    traceresponse?: string;
+                    /** @description Id of the request, also in the log. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Document_Projection"];
+                };
+            };
+            400: components["responses"]["Error400"];
+            401: components["responses"]["Error401"];
+            403: components["responses"]["Error403"];
+            404: components["responses"]["Error404"];
+            409: components["responses"]["Error409"];
+            412: components["responses"]["Error412"];
+            413: components["responses"]["Error413"];
+            414: components["responses"]["Error414"];
+            415: components["responses"]["Error415"];
+            422: components["responses"]["Error422"];
+            429: components["responses"]["Error429"];
+            431: components["responses"]["Error431"];
+            500: components["responses"]["Error500"];
+            503: components["responses"]["Error503"];
+        };
+    };
+    list_projection_dead_letters: {
+        parameters: {
+            query?: {
+                /** @description Maximum number of resources of a page; 50 by default. */
+                limit?: number;
+                /** @description Only events after this position: `meta.next` of the page before. */
+                after?: number;
+            };
+            header?: never;
+            path: {
+                /** @description Name of the projection. */
+                projection: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of skipped events. */
+            200: {
+                headers: {
+                    /** @description The trace of the request, if it has a valid `traceparent`. */
+                    traceresponse?: string;
+                    /** @description Id of the request, also in the log. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Listing_SkippedEvent"];
+                };
+            };
+            400: components["responses"]["Error400"];
+            401: components["responses"]["Error401"];
+            403: components["responses"]["Error403"];
+            404: components["responses"]["Error404"];
             412: components["responses"]["Error412"];
             414: components["responses"]["Error414"];
             429: components["responses"]["Error429"];

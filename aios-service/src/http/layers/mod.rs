@@ -18,8 +18,9 @@ pub(crate) use self::{
     authorize::{
         AgentsCreate, AgentsDelete, AgentsRead, AgentsReplace, AgentsRestart, Caller,
         DeadLettersPurge, DeadLettersRead, DeadLettersRedrive, EnginesRead, EventsPublish,
-        EventsRead, RunsCancel, RunsFork, RunsPause, RunsRead, RunsResume, RunsRetry, RunsSignal,
-        RunsStart, TasksCancel, TasksCreate, TasksRead, WorkflowsRead,
+        EventsRead, ProjectionsRead, ProjectionsRedrive, ProjectionsRetire, RunsCancel, RunsFork,
+        RunsPause, RunsRead, RunsResume, RunsRetry, RunsSignal, RunsStart, TasksCancel,
+        TasksCreate, TasksRead, WorkflowsRead,
     },
     finish::{finish, not_found, refusal},
     guard::guard,

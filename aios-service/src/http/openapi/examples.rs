@@ -52,6 +52,7 @@ fn of_bodies() -> Vec<(&'static str, Value)> {
         ),
         ("ReplaceAgentBody", json!({ "name": "Backend Developer", "config": config })),
         ("PublishBody", json!({ "type": "orders.order.placed", "data": { "order": 7 } })),
+        ("RedriveBody", json!({ "position": 42 })),
         ("SelectionBody", json!({ "ids": ["0198c6a4-6f2e-7c3a-9f57-2f6d1c0a7b11"] })),
     ]
 }

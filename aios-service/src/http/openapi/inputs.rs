@@ -58,6 +58,7 @@ fn of_parameter(path: &str, parameter: &mut Value) {
     let field = |key: &str| parameter.get(key).and_then(Value::as_str).unwrap_or_default();
     let constraints = match (field("in"), field("name")) {
         ("path", "run_id") => described(bytes(&PRINTABLE, 200), RUN_ID),
+        ("path", "projection") => json!({ "pattern": NAME }),
         ("path", "name") => json!({ "pattern": ADDRESS }),
         ("path", "stream") => json!({ "pattern": STREAM }),
         ("query", "after") if is_text(parameter) => json!({ "pattern": page::pattern(list(path)) }),
@@ -113,7 +114,7 @@ fn of_body(name: &str, schema: &mut Value) {
             }
             ("TaskRetry", "max_attempts") => json!({ "maximum": u32::MAX }),
             ("TaskRetry", "jitter") => json!({ "minimum": 0, "maximum": 1 }),
-            (_, "operation") => json!({ "maximum": i64::MAX }),
+            (_, "operation" | "position") => json!({ "maximum": i64::MAX }),
             (_, "ids") => json!({ "items": event_id() }),
             _ => continue,
         };

@@ -102,11 +102,11 @@ fn engines(leases: &[Lease]) -> BTreeMap<String, Engine> {
     engines
 }
 
-/// Takes a page out of all engines, which are few.
-fn page_of(engines: BTreeMap<String, Engine>, request: &PageRequest) -> Page<(String, Engine)> {
+/// Takes a page out of all resources of a kind, which are few.
+pub(super) fn page_of<R>(all: BTreeMap<String, R>, request: &PageRequest) -> Page<(String, R)> {
     let PageRequest { after, limit } = request;
     let is_later = |id: &str| after.as_deref().is_none_or(|after| id > after);
-    let mut rows: Vec<_> = engines.into_iter().filter(|(id, _)| is_later(id)).collect();
+    let mut rows: Vec<_> = all.into_iter().filter(|(id, _)| is_later(id)).collect();
     let has_more = rows.len() > *limit;
     rows.truncate(*limit);
     let last = rows.last().filter(|_| has_more);

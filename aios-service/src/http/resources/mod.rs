@@ -7,6 +7,7 @@ pub(super) mod engines;
 pub(super) mod events;
 pub(super) mod me;
 pub(super) mod outputs;
+pub(super) mod projections;
 pub(super) mod runs;
 pub(super) mod scaling;
 pub(super) mod tasks;
