@@ -9,7 +9,7 @@ use aios_agents::workflow::{WorkflowContext, WorkflowError};
 use aios_core::{Chain, agent::Name};
 
 use super::{
-    AgentUpdate, MODEL_SUFFIX, Options, Streaming, TOKENS, TOOLS_SUFFIX, meters::Meters,
+    AgentUpdate, MODEL_SUFFIX, Options, Streaming, TOKENS, TOOLS_SUFFIX, host::Meters,
     output::Output,
 };
 use crate::{

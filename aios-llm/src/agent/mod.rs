@@ -21,25 +21,16 @@
 
 mod accounting;
 mod build;
-mod call_ids;
 mod calls;
 mod checks;
-mod children;
-mod compaction;
 mod compiled;
-mod decisions;
 mod delegation;
-mod ending;
 mod faults;
 mod handover;
 mod history;
 mod host;
-mod interrupted;
-mod meters;
 mod output;
-mod places;
 mod prompt;
-mod refused;
 mod session;
 mod turn;
 mod updates;
@@ -54,20 +45,18 @@ use serde_json::Value;
 use self::output::OutputType;
 pub use self::{
     build::{BuiltAgent, LlmAgentError, RuntimeBuilderExt},
-    compaction::Compaction,
-    decisions::pending_decisions,
-    history::ModelTask,
+    calls::pending_decisions,
+    history::{Compaction, ModelTask},
     prompt::{Origin, Prompt},
     turn::EndStrategy,
     updates::{AgentUpdate, Streaming, TOKENS},
 };
 pub(crate) use self::{
-    compaction::PREFIX as SUMMARY_PREFIX,
+    calls::{Answered, Edited, Refused},
     handover::HandedOver,
-    history::{History, model_call},
+    history::{History, SUMMARY_PREFIX, model_call},
     host::ToolTask,
     output::FINAL_TOOL,
-    refused::{Answered, Edited, Refused},
 };
 use crate::{
     budget::{Budget, SubjectBudget},

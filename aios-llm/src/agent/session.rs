@@ -30,9 +30,9 @@ use aios_core::{
 use super::{
     Prompt, Streaming, TOKENS,
     accounting::Accounting,
+    calls::{Decisions, emit},
     checks::{self, GUARDRAIL},
     compiled::Compiled,
-    decisions::{Decisions, emit},
     delegation::report,
     faults::Faults,
     handover,

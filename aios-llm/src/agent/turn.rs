@@ -21,14 +21,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AgentUpdate,
-    calls::{Calls, Checked},
+    calls::{Answered, Calls, Checked, Ending, Places, Refused, emit},
     compiled::Compiled,
-    decisions::emit,
-    ending::Ending,
     handover::{HAND_BACK, HandedOver},
     output::FINAL_TOOL,
-    places::Places,
-    refused::{Answered, Refused},
     session::Session,
 };
 use crate::{

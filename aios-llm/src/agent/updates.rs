@@ -15,7 +15,7 @@ use aios_core::{
 };
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{call_ids::CallIds, output::Output};
+use super::{calls::CallIds, output::Output};
 use crate::{
     model::{ModelResponse, StreamEvent},
     partial_json::complete,

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::{Accounting, STORE_TIMEOUT, Subject};
 use crate::{
-    agent::decisions::emit,
+    agent::calls::emit,
     budget::{AtLimit, BUDGET_SIGNAL, BudgetDecision, Exceeded, Limits, Scope},
 };
 

@@ -17,7 +17,7 @@ use futures_util::future::join_all;
 use super::Accounting;
 use crate::{
     agent::{
-        children::NOT_STARTED,
+        calls::NOT_STARTED,
         delegation::{Report, Sums, sums_of},
     },
     budget::Limits,

@@ -33,11 +33,10 @@ use serde::Serialize;
 
 use self::children::Children;
 use super::{
+    calls::emit,
     compiled::Compiled,
-    decisions::emit,
     delegation::{SPENT, Sums, UNCHARGED},
-    interrupted,
-    meters::Meters,
+    host::{Meters, interrupted},
 };
 use crate::{
     budget::{Account, Answer, AtLimit, Held, Limits, Reservation, Spent, SubjectBudget},

@@ -96,7 +96,12 @@ impl Driver {
 
     /// Reports a task that no queue has taken and that will be tried again, unless it is reported already.
     /// The report lasts until an agent begins the task, or the task ends.
-    pub(in super::super) fn report_unreached(&mut self, operation: u64, attempt: u32, failure: Failure) {
+    pub(in super::super) fn report_unreached(
+        &mut self,
+        operation: u64,
+        attempt: u32,
+        failure: Failure,
+    ) {
         if failure.code == codes::AGENT_NOT_FOUND && !self.tasks.open.is_unclaimed(operation) {
             self.record_claim_status(operation, attempt, agent::TASK_UNCLAIMED, Some(failure));
         }

@@ -11,6 +11,9 @@
 //! A failure that the function of a tool returns is marked, so that its code is not taken for one of the
 //! engine.
 
+pub(super) mod interrupted;
+mod meters;
+
 use std::{fmt, pin::pin, sync::Arc, time::Duration};
 
 use aios_core::{
@@ -29,13 +32,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::Instrument as _;
 
+use self::meters::Meter;
+pub(super) use self::meters::Meters;
 use super::{
     AgentUpdate, ModelTask, Streaming, TOKENS,
-    call_ids::CallIds,
+    calls::CallIds,
     compiled::Compiled,
     history::Histories,
-    interrupted,
-    meters::Meter,
     updates::{Pieces, write},
 };
 use crate::{

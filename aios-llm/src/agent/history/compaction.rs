@@ -12,8 +12,10 @@
 use aios_agents::workflow::WorkflowError;
 use serde::Serialize;
 
-use super::{decisions::emit, session::Session};
-use crate::model::{FinishReason, Message, ModelRequest, Role, ToolChoice};
+use crate::{
+    agent::{calls::emit, session::Session},
+    model::{FinishReason, Message, ModelRequest, Role, ToolChoice},
+};
 
 /// The request for a summary, after the messages that it replaces.
 const ASK: &str = "Summarize the conversation so far.";
@@ -104,7 +106,11 @@ impl Compaction {
 
 impl Session {
     /// Compacts the conversation if it has become too long.
-    pub(super) async fn compact(&mut self, turn: u32, tokens: u64) -> Result<(), WorkflowError> {
+    pub(in crate::agent) async fn compact(
+        &mut self,
+        turn: u32,
+        tokens: u64,
+    ) -> Result<(), WorkflowError> {
         let Some(compaction) = self.agent.options.compaction.clone() else { return Ok(()) };
         let replaced = compaction.replaced(&self.messages);
         if tokens <= compaction.above || replaced == 0 {

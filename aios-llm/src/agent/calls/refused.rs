@@ -29,7 +29,7 @@ pub(crate) struct Edited {
 
 impl Edited {
     /// The call runs with these arguments.
-    pub(super) fn new(call: &ToolCall, arguments: Payload) -> Self {
+    pub(in crate::agent) fn new(call: &ToolCall, arguments: Payload) -> Self {
         Self { call_id: call.id.clone(), tool: call.name.clone(), arguments }
     }
 

@@ -16,10 +16,10 @@ use crate::model::Usage;
 const REMEMBERED: usize = 4096;
 
 /// The latest model call of each run, which makes one at a time.
-pub(super) struct Meters(Mutex<LruCache<String, Meter>>);
+pub(in crate::agent) struct Meters(Mutex<LruCache<String, Meter>>);
 
 /// The usage of a call so far.
-pub(super) type Meter = Arc<Mutex<Usage>>;
+pub(in crate::agent) type Meter = Arc<Mutex<Usage>>;
 
 impl Default for Meters {
     fn default() -> Self {
@@ -29,14 +29,14 @@ impl Default for Meters {
 
 impl Meters {
     /// Begins a call of a run.
-    pub(super) fn begin(&self, run_id: &str) -> Meter {
+    pub(in crate::agent) fn begin(&self, run_id: &str) -> Meter {
         let meter = Meter::default();
         self.0.lock().insert(run_id.to_owned(), Arc::clone(&meter));
         meter
     }
 
     /// Ends a call, which reports its usage itself.
-    pub(super) fn end(&self, run_id: &str, meter: &Meter) {
+    pub(in crate::agent) fn end(&self, run_id: &str, meter: &Meter) {
         let mut all = self.0.lock();
         // Another call may have begun, if this one took longer than the run waited.
         if all.peek(run_id).is_some_and(|latest| Arc::ptr_eq(latest, meter)) {
@@ -45,7 +45,7 @@ impl Meters {
     }
 
     /// The usage of the call of a run in progress; `None` if another process makes it.
-    pub(super) fn reported(&self, run_id: &str) -> Option<Usage> {
+    pub(in crate::agent) fn reported(&self, run_id: &str) -> Option<Usage> {
         self.0.lock().peek(run_id).map(|meter| *meter.lock())
     }
 }

@@ -11,19 +11,19 @@ use std::time::Duration;
 use aios_agents::workflow::WorkflowError;
 use aios_core::{event::Payload, failure::Failure};
 
-use super::{
-    AgentUpdate, Prompt,
-    calls::{Calls, Checked, Ended, TIMEOUT},
-    delegation::{Delegation, Report, sums_of},
-    session::LONGEST_WAIT,
-};
+use super::{Calls, Checked, Ended, TIMEOUT};
 use crate::{
+    agent::{
+        AgentUpdate, Prompt,
+        delegation::{Delegation, Report, sums_of},
+        session::LONGEST_WAIT,
+    },
     budget::Limits,
     tool::{Assignment, Child, OnFailure, Tool, result_text},
 };
 
 /// Failures of a child that never ran: the run of the caller fails.
-pub(super) const NOT_STARTED: [&str; 4] =
+pub(in crate::agent) const NOT_STARTED: [&str; 4] =
     ["WORKFLOW_NOT_FOUND", "RUN_EXISTS", "INVALID_RUN_ID", "INVALID_CHILD"];
 
 /// How long an agent whose wall time is over has to report what it has spent.
@@ -31,7 +31,7 @@ const GRACE: Duration = Duration::from_secs(10);
 
 impl Calls<'_> {
     /// Runs a call as a child run, for as long as the wall time allows.
-    pub(super) async fn run_child(
+    pub(in crate::agent) async fn run_child(
         &self,
         tool: &Tool,
         child: &Child,

@@ -17,6 +17,8 @@
 //!
 //! The memory of a process is bounded; forgotten conversations are read again.
 
+mod compaction;
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -31,6 +33,8 @@ use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::compaction::Compaction;
+pub(crate) use self::compaction::PREFIX as SUMMARY_PREFIX;
 use super::MODEL_SUFFIX;
 use crate::model::{ImageSource, Message, ModelRequest, Part};
 

@@ -14,7 +14,7 @@ const UNNAMED: &str = "call";
 
 /// The ids of the calls of a response, and of the calls before it.
 #[derive(Debug, Default)]
-pub(super) struct CallIds {
+pub(in crate::agent) struct CallIds {
     /// Ids of calls in the conversation before the response.
     earlier: BTreeSet<String>,
     /// Ids of calls of the response, by the numbers of the calls.
@@ -23,7 +23,7 @@ pub(super) struct CallIds {
 
 impl CallIds {
     /// The ids of a response to these messages.
-    pub(super) fn after(messages: &[Message]) -> Self {
+    pub(in crate::agent) fn after(messages: &[Message]) -> Self {
         let parts = messages.iter().flat_map(|message| &message.content);
         let earlier = parts.filter_map(|part| match part {
             Part::ToolCall(call) => Some(call.id.clone()),
@@ -33,17 +33,17 @@ impl CallIds {
     }
 
     /// Forgets the calls of a response that begins again.
-    pub(super) fn restart(&mut self) {
+    pub(in crate::agent) fn restart(&mut self) {
         self.given.clear();
     }
 
     /// Whether a call has an id.
-    pub(super) fn has(&self, number: usize) -> bool {
+    pub(in crate::agent) fn has(&self, number: usize) -> bool {
         self.given.contains_key(&number)
     }
 
     /// The id of a call: the id that the model has given, if no other call has it.
-    pub(super) fn of(&mut self, number: usize, given: &str) -> &str {
+    pub(in crate::agent) fn of(&mut self, number: usize, given: &str) -> &str {
         let Self { earlier, given: all } = self;
         if !all.contains_key(&number) {
             let given = if given.is_empty() { UNNAMED } else { given };
@@ -57,7 +57,7 @@ impl CallIds {
     }
 
     /// A whole response, with these ids.
-    pub(super) fn applied_to(&mut self, mut response: ModelResponse) -> ModelResponse {
+    pub(in crate::agent) fn applied_to(&mut self, mut response: ModelResponse) -> ModelResponse {
         let calls = response.content.iter_mut().filter_map(|part| match part {
             Part::ToolCall(call) => Some(call),
             _ => None,

@@ -19,7 +19,7 @@ use crate::tool::PendingDecision;
 
 /// The decisions that a run waits for. They are the progress of the run.
 #[derive(Debug, Default)]
-pub(super) struct Decisions(Mutex<BTreeMap<String, PendingDecision>>);
+pub(in crate::agent) struct Decisions(Mutex<BTreeMap<String, PendingDecision>>);
 
 /// The progress of a run of an agent, as it is recorded.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ struct Progress {
 
 impl Decisions {
     /// Waits for a decision that `accept` accepts. One that it does not accept is asked for again.
-    pub(super) async fn decide<T: DeserializeOwned, D>(
+    pub(in crate::agent) async fn decide<T: DeserializeOwned, D>(
         &self,
         context: &WorkflowContext,
         mut pending: PendingDecision,
@@ -58,7 +58,7 @@ impl Decisions {
     }
 
     /// Removes a decision that is not needed any more, if it was asked for.
-    pub(super) fn withdraw(
+    pub(in crate::agent) fn withdraw(
         &self,
         context: &WorkflowContext,
         signal: &str,
@@ -120,7 +120,7 @@ pub fn pending_decisions(status: &RunRecord) -> Result<Vec<PendingDecision>, Eve
 }
 
 /// Emits an event of the domain `llm`.
-pub(super) fn emit<T: Serialize>(
+pub(in crate::agent) fn emit<T: Serialize>(
     context: &WorkflowContext,
     entity: &str,
     action: &str,

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 /// Tells the calls of a response that one of them ends the run, so that those which wait for a person
 /// do not begin.
 #[derive(Debug, Default)]
-pub(super) struct Ending(Mutex<State>);
+pub(in crate::agent) struct Ending(Mutex<State>);
 
 /// The content of the lock.
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ struct State {
 
 impl Ending {
     /// The run ends.
-    pub(super) fn begin(&self) {
+    pub(in crate::agent) fn begin(&self) {
         let mut state = self.0.lock();
         state.has_begun = true;
         let waiting = std::mem::take(&mut state.waiting);
@@ -32,12 +32,12 @@ impl Ending {
     }
 
     /// Whether the run ends.
-    pub(super) fn has_begun(&self) -> bool {
+    pub(in crate::agent) fn has_begun(&self) -> bool {
         self.0.lock().has_begun
     }
 
     /// Waits until the run ends.
-    pub(super) async fn begun(&self) {
+    pub(in crate::agent) async fn begun(&self) {
         poll_fn(|context| {
             let mut state = self.0.lock();
             if state.has_begun {

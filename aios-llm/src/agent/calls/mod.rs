@@ -15,6 +15,13 @@
 //!
 //! A call of a `write` tool is never repeated by the engine alone once it may have begun.
 
+mod call_ids;
+mod children;
+mod decisions;
+mod ending;
+mod places;
+mod refused;
+
 use std::time::Duration;
 
 use aios_agents::workflow::{WorkflowContext, WorkflowError};
@@ -22,16 +29,16 @@ use aios_core::{event::Payload, failure::Failure};
 use futures_util::future::join_all;
 use serde::de::DeserializeOwned;
 
-use super::{
-    accounting::Accounting,
-    compiled::Compiled,
+pub use self::decisions::pending_decisions;
+pub(crate) use self::refused::{Answered, Edited, Refused};
+pub(super) use self::{
+    call_ids::CallIds,
+    children::NOT_STARTED,
     decisions::{Decisions, emit},
     ending::Ending,
-    host::ToolTask,
     places::Places,
-    refused::{Answered, Edited, Refused},
-    session::LONGEST_WAIT,
 };
+use super::{accounting::Accounting, compiled::Compiled, host::ToolTask, session::LONGEST_WAIT};
 use crate::{
     budget::Limits,
     model::{ToolCall, ToolResult},

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(50);
 
 /// Records the usage of a request that this process interrupts.
-pub(super) async fn record(context: &TaskContext, usage: Usage) {
+pub(in crate::agent) async fn record(context: &TaskContext, usage: Usage) {
     let metadata = context.metadata();
     let (Some(store), Some(run_id)) = (context.store(), metadata.run_id.as_deref()) else { return };
     let incarnation = metadata.incarnation.as_deref().unwrap_or_default();
@@ -35,7 +35,7 @@ pub(super) async fn record(context: &TaskContext, usage: Usage) {
 }
 
 /// The usage of the request that a run has interrupted; nothing if no process says it in time.
-pub(super) async fn usage(meters: &Meters, run_id: &str, step: &StepContext) -> Usage {
+pub(in crate::agent) async fn usage(meters: &Meters, run_id: &str, step: &StepContext) -> Usage {
     if let Some(usage) = meters.reported(run_id) {
         return usage;
     }
