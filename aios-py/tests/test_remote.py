@@ -75,6 +75,31 @@ async def test_should_control_runs() -> None:
         assert raised.value.details["terminated"] == "enough"
 
 
+async def test_should_pass_the_current_trace_on_to_every_command() -> None:
+    """Each command is an event with the trace of the task or run, or of the span, that sends it."""
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with service() as url, aios.RemoteClient(url) as client:
+        run = await client.start("approval", 0, id="r")
+        token = aios.traceparent.set(trace)
+        try:
+            await run.pause()
+            await run.resume()
+            await run.signal("other", 1)
+            await run.cancel("enough")
+            await client.start("welcome", "Ada", id="w")
+        finally:
+            aios.traceparent.reset(token)
+        found = {
+            event.event.type.rpartition(".")[2]: event.event.metadata.get("traceparent")
+            for event in await run.journal()
+        }
+        assert found["started"] is None
+        for action in ["paused", "resumed", "signaled", "cancel_requested"]:
+            assert found[action] == trace, action
+        started = (await (await client.handle("w")).journal())[0]
+        assert started.event.metadata["traceparent"] == trace
+
+
 async def test_should_tell_what_a_run_waits_for() -> None:
     @aios.workflow("parent")
     async def parent(context: aios.WorkflowContext) -> Any:

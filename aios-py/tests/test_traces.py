@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from service import served
+from service import approval, served
 
 EXPORTER = InMemorySpanExporter()
 PROVIDER = TracerProvider()
@@ -358,3 +358,25 @@ async def test_should_refuse_a_collector_that_is_not_a_url() -> None:
     runtime = aios.Runtime(workflows=[traced], traces=aios.TraceCollector("no url"))
     with pytest.raises(aios.ConfigurationError, match="traces: invalid collector"):
         await runtime.open()
+
+
+async def test_should_give_requests_to_a_mounted_api_their_spans() -> None:
+    """The span of the request is below the one of the client, and the run is below it."""
+    collector = Collector()
+    traces = aios.TraceCollector(collector.url)
+    app = aios.asgi(aios.Runtime(workflows=[approval], traces=traces))
+    caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with served(app) as url, aios.RemoteClient(url) as client:
+        run = await client.start("approval", 0, id="r", traceparent=caller)
+        await run.signal("approval", 1)
+        assert await run.result() == 1
+    (request,) = [span for span in collector.spans if span.name.endswith("/actions/execute")]
+    assert request.name == "POST /workflows/{workflow}/actions/execute"
+    assert (request.trace_id.hex(), request.parent_span_id.hex()) == ids_of(caller)
+    (of_run,) = [span for span in collector.spans if span.name == "workflow approval"]
+    assert of_run.parent_span_id == request.span_id
+
+
+def ids_of(traceparent: str) -> tuple[str, str]:
+    _, trace_id, span_id, _ = traceparent.split("-")
+    return trace_id, span_id

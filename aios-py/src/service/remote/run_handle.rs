@@ -78,7 +78,7 @@ impl RemoteRunHandle {
         payload: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let written = json::write_as(payload, || format!("the payload of signal {name:?}"))?;
-        let run = self.traced(py)?;
+        let run = self.traced(payload.py())?;
         self.calls.call(payload.py(), async move {
             run.signal(&name, &written).await?;
             Ok::<_, ErrorInfo>(Answer::Nothing)
