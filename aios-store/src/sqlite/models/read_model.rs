@@ -20,7 +20,7 @@ use crate::{
     sqlite::{
         SqliteStore,
         read::{LOG_PAGE, Path, asks_for_open_runs, has_few_open_runs, select, stored_events},
-        writer::{Writer, apply_all},
+        writer::Writer,
     },
 };
 
@@ -141,7 +141,7 @@ impl Writer<'_> {
     }
 
     /// Fills the tables from the log, page by page.
-    fn project_log(&self, database: &str) -> rusqlite::Result<()> {
+    fn project_log(&mut self, database: &str) -> rusqlite::Result<()> {
         for table in Table::ALL {
             self.connection.execute(&format!("DELETE FROM {}", table.name()), [])?;
         }
@@ -159,7 +159,7 @@ impl Writer<'_> {
             after = last.position.cast_signed();
             size.adapt(page.len(), &page);
             for recorded in page {
-                apply_all(self.connection, &project(&recorded))?;
+                self.changes.apply_all(&project(&recorded))?;
             }
         }
     }

@@ -15,7 +15,7 @@ use aios_core::{
 };
 use tokio::sync::oneshot;
 
-use super::{Writer, apply::apply_all, log::End, queue::Job, row::Prepared};
+use super::{Writer, log::End, queue::Job, row::Prepared};
 use crate::{repeat::Lookup, validation::check_expected};
 
 /// The result of one append, unless the whole transaction fails.
@@ -121,9 +121,9 @@ impl Writer<'_> {
 
     /// Applies the changes of the read models, in the transaction of the events. Most events of a
     /// journal change none; their types are skipped before the projection clones anything.
-    fn project(&self, prepared: &Prepared) -> rusqlite::Result<()> {
+    fn project(&mut self, prepared: &Prepared) -> rusqlite::Result<()> {
         let rows = prepared.rows.iter();
         let mut projected = rows.filter(|row| is_projected(&row.recorded.event.event_type));
-        projected.try_for_each(|row| apply_all(self.connection, &project(&row.recorded)))
+        projected.try_for_each(|row| self.changes.apply_all(&project(&row.recorded)))
     }
 }

@@ -18,13 +18,13 @@ use aios_core::store::StoreError;
 use rusqlite::{Connection, Statement};
 use tokio::sync::watch;
 
-use self::log::Log;
+use self::{apply::Changes, log::Log};
 use super::{error::store_error, file::FileWatch, lease::lease_rows, options::SqliteOptions};
 use crate::leases::LeaseTable;
 
 pub(crate) use self::{
     append::AppendJob,
-    apply::{apply_all, push, value},
+    apply::{push, value},
     thread::WriterHandle,
 };
 
@@ -33,6 +33,8 @@ pub(super) struct Writer<'c> {
     pub(super) connection: &'c Connection,
     /// The head and the ends of streams.
     pub(super) log: Log<'c>,
+    /// Changes the rows of read models.
+    pub(super) changes: Changes<'c>,
     /// All leases; checked by every append under a fence.
     pub(super) leases: LeaseTable,
     pub(super) begin: Statement<'c>,
@@ -65,6 +67,7 @@ impl<'c> Writer<'c> {
         let mut writer = Self {
             connection,
             log: Log::new(connection).map_err(fail)?,
+            changes: Changes::new(connection),
             leases: LeaseTable::default(),
             begin: connection.prepare("BEGIN IMMEDIATE").map_err(fail)?,
             commit: connection.prepare("COMMIT").map_err(fail)?,
