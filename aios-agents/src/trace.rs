@@ -16,11 +16,7 @@
 //! These spans are not created while a run works. A program that exports traces computes them from the
 //! journal afterwards.
 
-use std::{
-    cell::Cell,
-    fmt::{self, Write},
-    str::FromStr,
-};
+use std::{cell::Cell, fmt, str::FromStr};
 
 use aios_core::event::{EventId, Metadata};
 use sha2::{Digest, Sha256};
@@ -231,18 +227,16 @@ impl fmt::Display for TraceParent {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { trace_id, span_id, flags } = self;
         write!(formatter, "00-{trace_id}-{span_id}-")?;
-        write_digits(formatter, &[*flags])
+        write_digits(formatter, [*flags])
     }
 }
 
-/// Writes bytes as hexadecimal digits in lower case. Every run writes a trace context, for which
-/// formatting each byte as a number takes too long.
-fn write_digits(formatter: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
-    let digit = |nibble: u8| char::from_digit(nibble.into(), 16).ok_or(fmt::Error);
-    bytes.iter().try_for_each(|byte| {
-        formatter.write_char(digit(byte >> 4)?)?;
-        formatter.write_char(digit(byte & 0xf)?)
-    })
+/// Writes bytes as hexadecimal digits in lower case. Every run and every task writes a trace context, for
+/// which a call of the formatter for each digit takes too long.
+fn write_digits<const N: usize>(formatter: &mut fmt::Formatter<'_>, bytes: [u8; N]) -> fmt::Result {
+    let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+    let digits = bytes.map(|byte| [digit(byte >> 4), digit(byte & 0xf)]);
+    formatter.write_str(str::from_utf8(digits.as_flattened()).map_err(|_| fmt::Error)?)
 }
 
 /// Reads hexadecimal digits in lower case.
@@ -264,7 +258,7 @@ macro_rules! hexadecimal {
     ($($id:ident),+) => {$(
         impl fmt::Display for $id {
             fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write_digits(formatter, &self.0)
+                write_digits(formatter, self.0)
             }
         }
 

@@ -433,6 +433,9 @@ fn log_end(run_id: &str, ended: &RunOutcome) {
 /// For notices only: tasks that were not published are sought or dispatched by the next load.
 async fn send_notices(engine: &Engine, run_id: &str, mut outgoing: Outgoing) {
     outgoing.keep_notices();
+    if outgoing.is_empty() {
+        return;
+    }
     let sent = poll_fn(|context| outgoing.poll(&engine.dispatches, context));
     tokio::select! {
         biased;
