@@ -1,6 +1,11 @@
 //! Checks for the time after the last fault.
 
-use std::{collections::BTreeSet, fs, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use aios_core::{
     Chain,
@@ -20,6 +25,8 @@ use crate::{
 /// How often, and at which interval, the queues are checked for being empty.
 const LOOKS: u32 = 30;
 const PAUSE: Duration = Duration::from_secs(1);
+/// Faults of the relay that are reported, at most.
+const SHOWN: usize = 10;
 /// Lines of a journal that are printed, at most.
 const LINES: usize = 200;
 /// Log messages of a former owner that was stopped, or could do nothing any more.
@@ -29,8 +36,8 @@ const FENCED: [&str; 3] = [
     "lost a shard to another engine",
 ];
 
-/// No messages are left in queues, no runs are waiting in the store, and processes use no more
-/// memory than before.
+/// No messages are left in queues, no runs are waiting in the store, and processes use little more
+/// memory than when they were ready.
 pub(crate) async fn quiet(targets: &Targets, store: &dyn Store, memory: u64, patience: f64) {
     let mut left = Vec::new();
     let end = Instant::now() + (PAUSE * LOOKS).mul_f64(patience);
@@ -46,9 +53,52 @@ pub(crate) async fn quiet(targets: &Targets, store: &dyn Store, memory: u64, pat
         targets.history.violation(None, format!("left behind: {text}"));
     }
     for process in &targets.processes {
-        let found = process.memory();
-        if found > memory {
-            targets.history.violation(None, format!("{} has {found} MB", process.name));
+        let (found, first) = (process.memory(), process.first_memory.load(Ordering::Acquire));
+        if found > first + memory {
+            let text = format!("{} has {found} MB, and had {first} MB", process.name);
+            targets.history.violation(None, text);
+        }
+    }
+}
+
+/// Every lifecycle event has arrived at the subscriber, in the order of its stream.
+pub(crate) async fn relayed(history: &History, patience: f64) {
+    let end = Instant::now() + (PAUSE * LOOKS).mul_f64(patience);
+    let mut faults = history.relay_faults();
+    while !faults.is_empty() && Instant::now() < end {
+        sleep(PAUSE).await;
+        faults = history.relay_faults();
+    }
+    for text in faults.iter().take(SHOWN) {
+        history.violation(None, format!("relay: {text}"));
+    }
+}
+
+/// The rows of runs, tasks and workflows are those that follow from the log.
+pub(crate) async fn rows(targets: &Targets, store: &dyn Store, is_changed: bool) {
+    if is_changed {
+        let change = "UPDATE aios.workflow_runs SET status_text = 'changed' WHERE id = \
+                      (SELECT min(id) FROM aios.workflow_runs)";
+        targets.postgres.sql(change);
+    }
+    let digests = || {
+        ["workflow_runs", "agent_tasks", "workflows"].map(|table| {
+            let query = format!(
+                "SELECT count(*), md5(string_agg(row::text, '' ORDER BY id)) FROM aios.{table} AS row"
+            );
+            (table, targets.postgres.sql(&query))
+        })
+    };
+    let before = digests();
+    if let Err(error) = store.rebuild().await {
+        let text = format!("the read models can't be rebuilt: {}", Chain(&error));
+        return targets.history.violation(None, text);
+    }
+    for ((table, live), (_, rebuilt)) in before.into_iter().zip(digests()) {
+        targets.history.note(format!("{table}: {}", live.trim()));
+        if live != rebuilt {
+            let text = format!("{table} differs from what the log says: {live} and {rebuilt}");
+            targets.history.violation(None, text);
         }
     }
 }

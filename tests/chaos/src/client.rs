@@ -12,6 +12,7 @@ use aios_agents::prelude::*;
 use aios_core::{
     Chain,
     agent::{TaskAssigned, TaskCompleted},
+    catalog,
     store::RecordedEvent,
 };
 use tokio::time::sleep;
@@ -138,6 +139,9 @@ pub(crate) async fn read_log(store: Arc<dyn Store>, history: Arc<History>) {
 fn note(recorded: &RecordedEvent, history: &History) -> Option<()> {
     let run_id = recorded.stream.run_id()?;
     let event = &recorded.event;
+    if catalog::kind_of(&event.event_type).is_some_and(|kind| kind.relayed) {
+        history.logged(run_id, &event.id.to_string());
+    }
     let result = |cause: Option<&Arc<str>>| Recorded {
         at: now(),
         event: event.id.to_string(),

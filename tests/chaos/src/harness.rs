@@ -28,8 +28,10 @@ use crate::{
     history::History,
     inject::Targets,
     network::Namespace,
+    observer,
     options::Options,
     place::Place,
+    plant::Plant,
     process::{Process, Role},
     random::mix,
     sink,
@@ -145,7 +147,10 @@ impl Site {
         self.history().note(check::sizes(&self.targets).await);
         let history = Arc::clone(&self.targets.history);
         tokio::spawn(watch_the_machine(Arc::clone(&history)));
-        tokio::spawn(client::read_log(Arc::clone(&self.store), history));
+        tokio::spawn(client::read_log(Arc::clone(&self.store), Arc::clone(&history)));
+        let url = self.targets.rabbitmq.first().map(RabbitMqServer::url).unwrap_or_default();
+        let broker = aios_broker::connect(&url).await.expect("connecting to the broker");
+        tokio::spawn(observer::observe(broker, history, self.options.plant.clone()));
         let mut clients = JoinSet::new();
         for _ in 0..self.options.runs {
             clients.spawn(Arc::clone(&self.clients).run());
@@ -162,6 +167,9 @@ impl Site {
             self.history().note(format!("every run has ended after {time:.1} s"));
         }
         check::quiet(&self.targets, &*self.store, self.options.memory, patience).await;
+        check::relayed(self.history(), patience).await;
+        let is_changed = self.options.plant.contains(&Plant::ChangedRow);
+        check::rows(&self.targets, &*self.store, is_changed).await;
         self.history().note(check::sizes(&self.targets).await);
         if self.options.every_kind {
             check::kinds(&self.targets.history, &self.schedule);
@@ -220,7 +228,9 @@ impl Site {
         println!("seed {}: {counts:#?}", self.seed);
         for process in &self.targets.processes {
             let most = process.most_memory.load(Ordering::Relaxed);
-            println!("{}: {} MB, at most {most} MB", process.name, process.memory());
+            let first = process.first_memory.load(Ordering::Acquire);
+            let now = process.memory();
+            println!("{}: {now} MB, {first} MB when it was ready, at most {most} MB", process.name);
         }
         let violations = self.history().violations();
         if violations.is_empty() {

@@ -12,6 +12,7 @@
 
 mod check;
 mod client;
+mod counting;
 mod effect;
 mod fault;
 mod folders;
@@ -20,6 +21,7 @@ mod history;
 mod inject;
 mod measure;
 mod network;
+mod observer;
 mod options;
 mod part;
 mod place;

@@ -137,8 +137,9 @@ pub(crate) struct Options {
     /// Makes the processes of the harness misbehave in ways that the checks have to find.
     #[arg(long, value_delimiter = ',', value_enum, hide = true)]
     pub(crate) plant: Vec<Plant>,
-    /// Megabytes that a process may use at the end.
-    #[arg(long, default_value_t = 200)]
+    /// Megabytes that a process may use at the end in addition to those that it used when it was
+    /// ready.
+    #[arg(long, default_value_t = 100)]
     pub(crate) memory: u64,
     /// Folder for the logs of the processes; a temporary folder by default.
     #[arg(long)]

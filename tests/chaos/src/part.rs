@@ -17,6 +17,7 @@ use tracing_subscriber::{
 };
 
 use crate::{
+    counting,
     effect::Reporter,
     options::PartOptions,
     plan::{AGENT, CHAIN, CHILD, Plan, WORKFLOW, Work},
@@ -34,6 +35,7 @@ const ORPHAN: i32 = 4;
 /// Runs until SIGTERM.
 pub(crate) fn run(options: PartOptions) -> ExitCode {
     log(options.verbose);
+    counting::begin();
     std::thread::spawn(end_with_harness);
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ended = tokio.map_err(Into::into).and_then(|tokio| {

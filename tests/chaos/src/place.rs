@@ -98,6 +98,7 @@ impl Place<'_> {
             history: Arc::clone(self.history),
             life: tokio::sync::Mutex::default(),
             pid: 0.into(),
+            first_memory: Arc::default(),
             most_memory: 0.into(),
         })
     }

@@ -11,6 +11,8 @@ use crate::effect::{Effect, Reporter, now};
 const LATER: Duration = Duration::from_secs(5);
 /// How long a process runs before it ends on its own.
 const LIFE: Duration = Duration::from_secs(4);
+/// How long a process runs before it uses more memory: its memory was measured by then.
+const GROWTH: Duration = Duration::from_secs(1);
 /// An allocation, in bytes, that exceeds the memory limit.
 const MUCH: usize = 400 << 20;
 
@@ -35,6 +37,10 @@ pub(crate) enum Plant {
     Deaf,
     /// The third agent service uses a lot of memory.
     Memory,
+    /// The subscriber does not see every event.
+    LostEvent,
+    /// A row of the read models is changed.
+    ChangedRow,
 }
 
 /// The planted faults of a process.
@@ -64,7 +70,10 @@ impl Plants {
             });
         }
         if self.has(Plant::Memory) && name == "agent-3" {
-            std::mem::forget(vec![1_u8; MUCH]);
+            tokio::spawn(async {
+                tokio::time::sleep(GROWTH).await;
+                std::mem::forget(vec![1_u8; MUCH]);
+            });
         }
         if self.has(Plant::FullQueue) {
             let pattern = "workflows.*.*".parse().expect("a pattern");

@@ -14,12 +14,12 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::{Child, ChildStdin, Command},
+    process::{Child, ChildStdin, ChildStdout, Command},
     sync::{Mutex, MutexGuard},
     time::{sleep, timeout},
 };
 
-use crate::{history::History, network::Namespace, proxy::Proxy};
+use crate::{counting, history::History, network::Namespace, proxy::Proxy};
 
 /// How long a process may take to end after SIGTERM: twice its deadline, and a margin.
 const TERMINATION: Duration = Duration::from_secs(12);
@@ -64,6 +64,8 @@ pub(crate) struct Process {
     pub(crate) life: Mutex<Option<Life>>,
     /// Process id of its latest start.
     pub(crate) pid: AtomicU32,
+    /// The memory use of its latest start when it was ready, in megabytes.
+    pub(crate) first_memory: Arc<AtomicU64>,
     /// The highest memory use that was seen, in megabytes.
     pub(crate) most_memory: AtomicU64,
 }
@@ -164,17 +166,18 @@ impl Process {
         }
         let mut child = command.spawn().expect("starting a process");
         let is_ready: Arc<AtomicBool> = Arc::default();
-        let (ready, output) = (Arc::clone(&is_ready), child.stdout.take());
-        tokio::spawn(async move {
-            let Some(output) = output else { return };
-            let mut lines = BufReader::new(output).lines();
-            while let Ok(Some(line)) = lines.next_line().await {
-                if line == "ready" {
-                    ready.store(true, Ordering::Release);
-                }
-            }
-        });
-        self.pid.store(child.id().unwrap_or_default(), Ordering::Release);
+        let pid = child.id().unwrap_or_default();
+        self.pid.store(pid, Ordering::Release);
+        let listener = Listener {
+            pid,
+            name: self.name.clone(),
+            is_ready: Arc::clone(&is_ready),
+            first_memory: Arc::clone(&self.first_memory),
+            history: Arc::clone(&self.history),
+        };
+        if let Some(output) = child.stdout.take() {
+            tokio::spawn(listener.listen(output));
+        }
         Life { _input: child.stdin.take(), child, is_ready }
     }
 
@@ -230,6 +233,30 @@ impl Process {
         let megabytes = memory_of(self.pid.load(Ordering::Acquire));
         self.most_memory.fetch_max(megabytes, Ordering::Relaxed);
         megabytes
+    }
+}
+
+/// Reads what a process tells the harness.
+struct Listener {
+    pid: u32,
+    name: String,
+    is_ready: Arc<AtomicBool>,
+    first_memory: Arc<AtomicU64>,
+    history: Arc<History>,
+}
+
+impl Listener {
+    async fn listen(self, output: ChildStdout) {
+        let mut lines = BufReader::new(output).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            if line == "ready" {
+                self.first_memory.store(memory_of(self.pid), Ordering::Release);
+                self.is_ready.store(true, Ordering::Release);
+            }
+            if let Some(count) = line.strip_prefix(counting::LINE) {
+                self.history.fenced(&self.name, count.parse().unwrap_or_default());
+            }
+        }
     }
 }
 

@@ -48,7 +48,8 @@ fn should_find_every_fault_that_is_planted() {
         "--runs=24",
         "--faults=roll-agents",
         "--settle=2",
-        "--plant=repeat-step,drop-run,wrong-result,second-key,full-queue,panic,exit,deaf,memory",
+        "--plant=repeat-step,drop-run,wrong-result,second-key,full-queue,panic,exit,deaf,memory,\
+         lost-event,changed-row",
     ]);
     if is_good && printed.contains("skipped") {
         return;
@@ -64,6 +65,8 @@ fn should_find_every_fault_that_is_planted() {
         "ended by itself",
         "did not end within",
         "agent-3 has ",
+        "was not relayed",
+        "differs from what the log says",
     ] {
         let is_found =
             printed.lines().any(|line| line.contains("VIOLATION") && line.contains(violation));

@@ -9,22 +9,20 @@ use std::{
 
 use aios_core::store::{Epoch, Shard};
 
+use self::{excuse::Excuse, relayed::Relayed};
 use crate::{
     effect::{Effect, Kind, now},
     fault::{Fault, FaultKind},
 };
 
+mod excuse;
+mod relayed;
 #[cfg(test)]
 mod tests;
 
 /// How long a run that has completed is remembered: its steps and tasks have to stay done.
 const MEMORY: Duration = Duration::from_secs(600);
 
-/// How long a fault has consequences: connections are found dead, and leases end.
-const AFTERMATH: Duration = Duration::from_secs(15);
-/// How long after its assignment a task may be assigned again because no agent seems to work on it:
-/// slightly less than the engines' options say.
-const PATIENCE: Duration = Duration::from_secs(4);
 /// The number of recent faults that can be a cause of the present state.
 const RECENT: usize = 200;
 
@@ -44,6 +42,7 @@ struct State {
     timeline: Vec<String>,
     violations: Vec<Violation>,
     counts: Counts,
+    relayed: Relayed,
 }
 
 /// The observed state of a run, its successors and its children.
@@ -107,17 +106,25 @@ pub(crate) struct Counts {
     pub(crate) refused: u64,
     /// Steps and tasks that ran again before a result was recorded.
     pub(crate) again: u64,
-    /// Tasks that ran again after their result was recorded, because a fault of the broker or of an
-    /// agent service lost an acknowledgement or a confirmation.
+    /// Tasks that ran again shortly after their result was recorded, because a fault of the broker or
+    /// of the agent service that did them lost an acknowledgement.
     pub(crate) unacknowledged: u64,
-    /// Tasks that ran again after their result was recorded, because a fault of an engine or of the
-    /// store made another engine assign them too.
+    /// Tasks that ran again shortly after their result was recorded, because a fault of an engine or
+    /// of the store made an engine assign them again.
     pub(crate) given_twice: u64,
-    /// Tasks that ran again after their result was recorded, because they had been assigned again
-    /// before: no agent seemed to work on them.
+    /// Tasks that ran again shortly after their result was recorded, because they had been assigned
+    /// again before any agent began them.
     pub(crate) slow: u64,
     /// Results of further attempts at a task that came after the one that counts.
     pub(crate) late_results: u64,
+    /// Appends of a former owner that the store refused because of their fence.
+    pub(crate) fenced: u64,
+    /// Lifecycle events in the log.
+    pub(crate) relayed: u64,
+    /// Lifecycle events that the subscriber received more than once.
+    pub(crate) relayed_again: u64,
+    /// Lifecycle events that were lost with the data of a RabbitMQ that was replaced.
+    pub(crate) lost_with_broker: u64,
     /// Faults.
     pub(crate) faults: BTreeMap<FaultKind, u64>,
 }
@@ -294,7 +301,38 @@ impl History {
 
     /// The number of occurrences of each kind.
     pub(crate) fn counts(&self) -> Counts {
-        self.state().counts.clone()
+        let state = self.state();
+        let mut counts = state.counts.clone();
+        state.relayed.count(&mut counts);
+        counts
+    }
+
+    /// The store refused appends of a process.
+    pub(crate) fn fenced(&self, process: &str, appends: u64) {
+        self.note(format!("{process}: the store refused {appends} appends because of their fence"));
+        self.state().counts.fenced += appends;
+    }
+
+    /// A lifecycle event was seen in the log, and has to be relayed.
+    pub(crate) fn logged(&self, stream: &str, event: &str) {
+        self.state().relayed.logged(stream, event, now());
+    }
+
+    /// A subscriber received a lifecycle event.
+    pub(crate) fn arrived(&self, event: &str) {
+        self.state().relayed.arrived(event);
+    }
+
+    /// The faults of the relay: lifecycle events that did not arrive, or in another order than that
+    /// of their stream. Those of the time at which RabbitMQ lost its data are counted instead.
+    pub(crate) fn relay_faults(&self) -> Vec<String> {
+        let mut state = self.state();
+        let replaced = state.hits.iter().filter(|hit| hit.kind == Some(FaultKind::RabbitmqReplace));
+        let replaced: Vec<_> =
+            replaced.map(|hit| (hit.from, hit.until.unwrap_or(Duration::MAX))).collect();
+        let (faults, lost) = state.relayed.faults(&replaced);
+        state.counts.lost_with_broker = lost;
+        faults
     }
 
     /// The violations.
@@ -358,42 +396,24 @@ impl State {
         if effect.at <= recorded {
             return None;
         }
-        let first = known.begun.first().map_or(recorded, |first| first.at);
-        let from = known.assigned.map_or(first, |assigned| assigned.min(first));
-        let processes = known.begun.iter().map(|begun| begun.process.as_str());
-        let agents: Vec<&str> = processes.chain([effect.process.as_str()]).collect();
-        let hits = self.hits.iter().rev().take(RECENT);
-        let mut causes = hits.filter(|hit| hit.was_between(from, effect.at)).peekable();
-        if effect.kind == Kind::Task && causes.peek().is_some() {
-            let is_delivery = causes.any(|hit| hit.is_of_delivery(&agents));
-            let count = match is_delivery {
-                true => &mut self.counts.unacknowledged,
-                false => &mut self.counts.given_twice,
-            };
-            *count += 1;
-            return None;
+        let excuse = match effect.kind {
+            Kind::Step => None,
+            Kind::Task => excuse::find(known, effect, recorded, &self.hits),
+        };
+        match excuse {
+            Some(Excuse::Unacknowledged) => self.counts.unacknowledged += 1,
+            Some(Excuse::GivenTwice) => self.counts.given_twice += 1,
+            Some(Excuse::Slow) => self.counts.slow += 1,
+            None => {
+                let late = (effect.at - recorded).as_secs_f64();
+                let (attempt, process) = (effect.attempt, &effect.process);
+                return Some(format!(
+                    "{operation} runs again in {process}, attempt {attempt}, {late:.1} s after it was \
+                     recorded"
+                ));
+            }
         }
-        if effect.kind == Kind::Task && effect.at >= from + PATIENCE {
-            self.counts.slow += 1;
-            return None;
-        }
-        let (attempt, process) = (effect.attempt, &effect.process);
-        Some(format!(
-            "{operation} runs again in {process}, attempt {attempt}, after it was recorded"
-        ))
-    }
-}
-
-impl Hit {
-    /// Whether it affected a target in this period.
-    fn was_between(&self, from: Duration, to: Duration) -> bool {
-        self.from <= to && self.until.is_none_or(|until| until + AFTERMATH >= from)
-    }
-
-    /// Whether it may have lost an acknowledgement by one of these agents, or the confirmation that
-    /// a task was published.
-    fn is_of_delivery(&self, agents: &[&str]) -> bool {
-        self.kind.is_none_or(FaultKind::is_of_broker) || agents.contains(&self.target.as_str())
+        None
     }
 }
 

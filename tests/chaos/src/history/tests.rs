@@ -75,27 +75,125 @@ fn should_find_a_recorded_task_that_runs_again_without_a_reason() {
     assert!(violated(&history).unwrap().contains("after it was recorded"));
 }
 
+/// A task that `agent-1` did under the first epoch, a fault, and the same task in `agent-2` after its
+/// result was recorded. Returns the history.
+fn repeated(
+    happens: impl FnOnce(&History),
+    epoch: u64,
+    later: Duration,
+) -> (History, Option<Excuse>) {
+    let history = history();
+    history.assigned(TASK);
+    history.effect(Effect { process: "agent-1".to_owned(), ..effect(TASK, 1, NOW) });
+    happens(&history);
+    record(&history, TASK, Some("first"));
+    history.effect(Effect { process: "agent-2".to_owned(), ..effect(TASK, epoch, later) });
+    let Counts { unacknowledged, given_twice, slow, .. } = history.counts();
+    let excuse = match (unacknowledged, given_twice, slow) {
+        (1, 0, 0) => Some(Excuse::Unacknowledged),
+        (0, 1, 0) => Some(Excuse::GivenTwice),
+        (0, 0, 1) => Some(Excuse::Slow),
+        _ => None,
+    };
+    (history, excuse)
+}
+
+fn hit(target: &'static str, kind: FaultKind) -> impl Fn(&History) {
+    move |history| history.healed(history.hit(target, &fault(kind)))
+}
+
 #[test]
-fn should_know_why_a_recorded_task_runs_again() {
-    let reasons: [fn(&History); 4] = [
-        |history| history.healed(history.hit("rabbitmq", &fault(FaultKind::RabbitmqKill))),
-        |history| history.healed(history.hit("engine-2", &fault(FaultKind::KillEngine))),
-        |history| history.stalled(MOMENT),
-        |_| {},
-    ];
-    for (number, happens) in reasons.into_iter().enumerate() {
-        let history = history();
-        history.assigned(TASK);
-        history.effect(effect(TASK, 1, NOW));
-        happens(&history);
-        record(&history, TASK, Some("first"));
-        let later = if number == 3 { PATIENCE } else { MOMENT };
-        history.effect(effect(TASK, 1, later));
-        let Counts { unacknowledged, given_twice, slow, .. } = history.counts();
-        let counted = [[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 1]];
-        assert_eq!(Some(&[unacknowledged, given_twice, slow]), counted.get(number));
-        assert_eq!(violated(&history), None);
+fn should_excuse_a_repeated_task_by_a_fault_that_can_repeat_it() {
+    use FaultKind as Kind;
+    for (target, kind, epoch, expected) in [
+        ("rabbitmq", Kind::RabbitmqKill, 1, Excuse::Unacknowledged),
+        ("agent-1", Kind::KillAgent, 1, Excuse::Unacknowledged),
+        ("agent-1", Kind::CutBroker, 1, Excuse::Unacknowledged),
+        ("agent-2", Kind::FreezeAgent, 1, Excuse::Unacknowledged),
+        ("engine-1", Kind::PartBroker, 1, Excuse::GivenTwice),
+        ("engine-3", Kind::KillEngine, 2, Excuse::GivenTwice),
+        ("engine-3", Kind::FreezeEngine, 2, Excuse::GivenTwice),
+        ("postgresql", Kind::PostgresKill, 2, Excuse::GivenTwice),
+    ] {
+        let (history, excuse) = repeated(hit(target, kind), epoch, MOMENT);
+        assert_eq!((violated(&history), excuse), (None, Some(expected)), "{target} {kind:?}");
     }
+    let (history, excuse) = repeated(|history| history.stalled(MOMENT), 1, MOMENT);
+    assert_eq!((violated(&history), excuse), (None, Some(Excuse::Unacknowledged)));
+}
+
+#[test]
+fn should_not_excuse_a_repeated_task_by_a_fault_of_another_kind_or_process() {
+    use FaultKind as Kind;
+    for (target, kind, epoch) in [
+        // Another agent, which did not do the task.
+        ("agent-3", Kind::KillAgent, 1),
+        // The engine is the same one.
+        ("engine-1", Kind::KillEngine, 1),
+        ("postgresql", Kind::PostgresKill, 1),
+        // The engine is another one, which no fault of an agent or of RabbitMQ causes.
+        ("agent-1", Kind::KillAgent, 2),
+        ("rabbitmq", Kind::RabbitmqKill, 2),
+        ("engine-1", Kind::CutBroker, 2),
+        // What ends in an orderly way loses nothing, and neither does what is slow or has the wrong time.
+        ("engine-1", Kind::RollEngines, 2),
+        ("agent-1", Kind::RollAgents, 1),
+        ("agent-1", Kind::DelayBroker, 1),
+        ("agent-1", Kind::ClockAgent, 1),
+        ("engine-1", Kind::DelayStore, 2),
+    ] {
+        let (history, excuse) = repeated(hit(target, kind), epoch, MOMENT);
+        let text = violated(&history).unwrap_or_default();
+        assert!(excuse.is_none() && text.contains("it was recorded"), "{target} {kind:?}: {text}");
+    }
+}
+
+#[test]
+fn should_not_excuse_a_task_that_runs_again_long_after_its_result() {
+    let (history, _) = repeated(hit("agent-1", FaultKind::KillAgent), 1, MOMENT * 60);
+    assert!(violated(&history).unwrap().contains("30.0 s after it was recorded"));
+}
+
+#[test]
+fn should_excuse_a_repeated_task_that_no_agent_began_for_some_time() {
+    let history = history();
+    history.assigned(TASK);
+    history.effect(effect(TASK, 1, excuse::PATIENCE));
+    record(&history, TASK, Some("first"));
+    history.effect(effect(TASK, 1, excuse::PATIENCE + MOMENT));
+    assert_eq!((violated(&history), history.counts().slow), (None, 1));
+}
+
+#[test]
+fn should_find_lifecycle_events_that_are_missing_or_out_of_order() {
+    let history = history();
+    for event in ["started", "signaled", "completed"] {
+        history.logged("run-1", event);
+    }
+    history.logged("run-2", "started of another");
+    for event in ["started of another", "started", "completed", "started"] {
+        history.arrived(event);
+    }
+    let faults = history.relay_faults();
+    assert_eq!(faults, ["event signaled of run-1 was not relayed"]);
+    history.arrived("signaled");
+    let faults = history.relay_faults();
+    assert_eq!(faults, ["event completed of run-1 came before signaled"]);
+    let Counts { relayed, relayed_again, .. } = history.counts();
+    assert_eq!((relayed, relayed_again), (4, 1));
+}
+
+#[test]
+fn should_count_the_events_that_were_lost_with_a_broker() {
+    let history = history();
+    history.logged("run-1", "started");
+    let faults = history.relay_faults();
+    assert_eq!(faults.len(), 1);
+    hit("rabbitmq", FaultKind::RabbitmqKill)(&history);
+    assert_eq!(history.relay_faults(), faults, "it keeps its data");
+    hit("rabbitmq", FaultKind::RabbitmqReplace)(&history);
+    assert!(history.relay_faults().is_empty());
+    assert_eq!(history.counts().lost_with_broker, 1);
 }
 
 #[test]
