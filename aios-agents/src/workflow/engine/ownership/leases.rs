@@ -3,8 +3,8 @@
 //!
 //! A tick comes three times per lease time, and earlier when other engines release leases or may have
 //! lost them. It renews every lease, joins again if the engine has lost its slot, takes free shards up
-//! to its share, and hands over what it has beyond its share. Shards are handed over only once the set
-//! of engines was the same in two ticks, so that an engine that comes and goes moves none.
+//! to its share, and hands over what it has beyond its share. How many shards are handed over, and when,
+//! is the subject of `moves`.
 //!
 //! The clock of the store decides when a lease expires. The engine measures the time from *before* it
 //! sent a renewal with its own monotonic clock, and stops a tenth of the lease time earlier (`watch`).
@@ -20,13 +20,14 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use aios_core::store::{Fence, Lease, Leases, SHARDS, Shard, StoreError};
+use aios_core::store::{Fence, Lease, Leases, Shard, StoreError};
 use metrics::{counter, gauge};
 use tracing::{debug, info, warn};
 
 use super::{
     margin,
     members::{Members, next_expiry},
+    moves::Moves,
     slots,
 };
 use crate::{
@@ -34,8 +35,6 @@ use crate::{
     workflow::engine::{Engine, EngineError, recovery::recover},
 };
 
-/// Shards that one engine hands to others per minute, at most.
-const MOVES_PER_MINUTE: usize = SHARDS as usize;
 /// How long a step may take to end when its shard is about to move to another engine. If it takes
 /// longer, the shard stays for now.
 const MOVE_GRACE: Duration = Duration::from_secs(2);
@@ -52,10 +51,10 @@ struct Schedule {
     renew_at: Duration,
     /// When the next tick is due at the latest.
     check_at: Duration,
-    /// Start of the current minute, and the shards moved in it.
-    minute: (Duration, usize),
-    /// Tasks that move shards to other engines.
-    moves: JoinSet<()>,
+    /// The observations of the engines and their shards.
+    seen: Moves,
+    /// Tasks that move shards to other engines, and return how many of them stay.
+    moves: JoinSet<usize>,
 }
 
 /// Renews the leases three times per lease time. After each renewal, and whenever other engines
@@ -64,9 +63,8 @@ pub(crate) async fn run(engine: Arc<Engine>) {
     let now = engine.clock.elapsed();
     let period = engine.options.lease_time / 3;
     let renew_at = now + period;
-    let minute = (now, 0);
-    let mut schedule =
-        Schedule { releases: 0, renew_at, check_at: renew_at, minute, moves: JoinSet::new() };
+    let (seen, moves) = (Moves::default(), JoinSet::new());
+    let mut schedule = Schedule { releases: 0, renew_at, check_at: renew_at, seen, moves };
     loop {
         tokio::select! {
             biased;
@@ -245,13 +243,9 @@ async fn balance(
     let members = Members::of(leases);
     slots::read_mailboxes(engine, &members);
     take_free(engine, &members).await?;
-    let seen = engine.ownership.set_members(members.clone());
-    engine.recheck_moved(!seen.same_hosts);
-    // Shards move only once the set of engines is stable, so an engine that joins and leaves at
-    // once moves none.
-    if seen.same_engines {
-        give_surplus(engine, &members, schedule);
-    }
+    let are_other_hosts = engine.ownership.set_members(members.clone());
+    engine.recheck_moved(are_other_hosts);
+    give_surplus(engine, &members, schedule);
     Ok(())
 }
 
@@ -302,25 +296,31 @@ async fn take_free(engine: &Arc<Engine>, members: &Members) -> Result<(), Engine
     Ok(())
 }
 
-/// Hands over the shards beyond this engine's share: a limited number per minute, and one set of
-/// shards at a time.
+/// Hands over the shards beyond this engine's share: as many as [`Moves`] allows, and one set of shards
+/// at a time.
 ///
 /// A set that is still moving delays the next one, so that a slow step does not make the engine give
 /// away everything else.
 fn give_surplus(engine: &Arc<Engine>, members: &Members, schedule: &mut Schedule) {
-    while schedule.moves.try_join_next().is_some() {}
+    while let Some(ended) = schedule.moves.try_join_next() {
+        schedule.seen.stayed(ended.unwrap_or_default());
+    }
+    let (now, period) = (engine.clock.elapsed(), engine.options.lease_time / 3);
+    schedule.seen.observe(members, &engine.owner, now);
     let Some(slot) = engine.ownership.slot() else { return };
     let staying = engine.ownership.staying();
     let surplus = staying.len().saturating_sub(members.share(slot));
-    let now = engine.clock.elapsed();
-    if now >= schedule.minute.0 + Duration::from_secs(60) {
-        schedule.minute = (now, 0);
-    }
-    let count = surplus.min(MOVES_PER_MINUTE.saturating_sub(schedule.minute.1));
-    if count == 0 || !schedule.moves.is_empty() {
+    if surplus == 0 || !schedule.moves.is_empty() {
         return;
     }
-    schedule.minute.1 += count;
+    if let Some(next) = schedule.seen.next(now, period) {
+        schedule.check_at = schedule.check_at.min(next);
+    }
+    let count = schedule.seen.allowed(members, surplus, now, period);
+    if count == 0 {
+        return;
+    }
+    schedule.seen.begun(count, now);
     // Idle shards first.
     let busy = engine.live.shards();
     let (idle, others): (Vec<Shard>, Vec<Shard>) =

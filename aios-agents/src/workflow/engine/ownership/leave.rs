@@ -36,18 +36,25 @@ const EVICTION: Duration = Duration::from_secs(1);
 const RELAY_GRACE: Duration = Duration::from_millis(500);
 
 impl Engine {
-    /// Hands shards over to other engines. A shard whose step takes longer than `grace` stays.
-    pub(super) async fn move_away(self: Arc<Self>, shards: BTreeSet<Shard>, grace: Duration) {
+    /// Hands shards over to other engines. A shard whose step takes longer than `grace` stays. Returns
+    /// the number of those that stay.
+    pub(super) async fn move_away(
+        self: Arc<Self>,
+        shards: BTreeSet<Shard>,
+        grace: Duration,
+    ) -> usize {
         self.begin_leaving(&shards);
         let busy = self.release_when_idle(shards, Vec::new(), grace).await;
         // If the engine has begun to stop in the meantime, `leave` hands over the rest.
         if busy.is_empty() || self.is_leaving() || self.is_stopping() {
-            return;
+            return 0;
         }
+        let stay = busy.len();
         self.ownership.set_leaving(&busy, false);
         self.live.broadcast(&busy, || Message::Stay);
         // Idle runs of these shards have left memory.
         recover::run(self, busy.into_iter().collect()).await;
+        stay
     }
 
     /// Hands everything over to other engines, and leaves the group of engines. A running step has
@@ -124,6 +131,10 @@ impl Engine {
 
     /// The shards that have runs in memory.
     fn busy(&self, shards: &BTreeSet<Shard>) -> BTreeSet<Shard> {
+        #[cfg(feature = "simulation")]
+        if aios_core::simulation::plants("a shard moves before its steps have ended") {
+            return BTreeSet::new();
+        }
         self.live.shards().intersection(shards).copied().collect()
     }
 

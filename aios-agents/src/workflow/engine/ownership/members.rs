@@ -55,6 +55,22 @@ impl Members {
         &self.hosts
     }
 
+    /// The owners of the owned shards.
+    pub(super) fn shards(&self) -> &BTreeMap<Shard, OwnerId> {
+        &self.shards
+    }
+
+    /// The number of shards that an engine owns.
+    pub(super) fn count(&self, owner: &OwnerId) -> usize {
+        self.shards.values().filter(|other| *other == owner).count()
+    }
+
+    /// The number of engines that own more than their share.
+    pub(super) fn givers(&self) -> usize {
+        let engines = self.slots.iter();
+        engines.filter(|(slot, owner)| self.count(owner) > self.share(**slot)).count()
+    }
+
     /// Whether an engine relays the log.
     pub(super) fn has_relay(&self) -> bool {
         self.relay.is_some()

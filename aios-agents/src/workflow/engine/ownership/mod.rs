@@ -10,6 +10,7 @@ mod clock;
 pub(super) mod leases;
 mod leave;
 mod members;
+mod moves;
 pub(super) mod slots;
 
 use std::{
@@ -135,15 +136,6 @@ impl State {
         }
         self.shards.remove(&shard)
     }
-}
-
-/// Result of comparing the engines with those seen before.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct MembersDiff {
-    /// The same engines are alive.
-    pub(super) same_engines: bool,
-    /// The same engines can take over runs.
-    pub(super) same_hosts: bool,
 }
 
 /// An owned shard.
@@ -338,13 +330,12 @@ impl Ownership {
         let _ = relays.wait_for(|relays| *relays == wanted).await;
     }
 
-    /// Sets the engines that are alive, and compares them with the previous ones.
-    pub(super) fn set_members(&self, members: Members) -> MembersDiff {
+    /// Sets the engines that are alive. Returns whether other ones can take over runs than before.
+    pub(super) fn set_members(&self, members: Members) -> bool {
         let mut state = self.state.lock();
-        let same_engines = state.members.slots() == members.slots();
-        let same_hosts = state.members.hosts() == members.hosts();
+        let are_other_hosts = state.members.hosts() != members.hosts();
         state.members = members;
-        MembersDiff { same_engines, same_hosts }
+        are_other_hosts
     }
 
     /// The slot number of the engine that advances a run, as far as this one knows.
