@@ -51,7 +51,7 @@ struct Inner {
 
 impl NodeBroker {
     pub fn new(world: &Arc<World>, node: Node) -> Self {
-        let connection = Mutex::new(Arc::new(world.broker.new_connection()));
+        let connection = Mutex::new(Arc::new(world.connect()));
         let clock = world.executor.clock(Node::WORLD);
         let subscriptions = AtomicU64::new(0);
         Self(Arc::new(Inner { world: Arc::clone(world), node, clock, connection, subscriptions }))
@@ -60,7 +60,7 @@ impl NodeBroker {
     /// The broker closes the connection and redelivers everything unsettled on it.
     pub fn disconnect(&self) {
         let inner = &self.0;
-        let next = Arc::new(inner.world.broker.new_connection());
+        let next = Arc::new(inner.world.connect());
         let mut connection = inner.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let lost = std::mem::replace(&mut *connection, next);
         drop(connection);
@@ -336,6 +336,10 @@ impl Subscribed {
     fn subscribe_again(&mut self) -> Result<(), BrokerError> {
         self.generation = self.inner.generation();
         self.deliveries = None;
+        if self.mailbox.is_some() && self.inner.world.plants(Plant::MailboxForgotten) {
+            self.pause = Some(Box::pin(std::future::pending()));
+            return Ok(());
+        }
         let connection = self.inner.connection();
         let subscribed = connection.subscribe(self.subscription.clone()).now_or_never();
         self.deliveries = Some(subscribed.unwrap_or(Err(BrokerError::Uncertain))?);

@@ -1,6 +1,7 @@
 //! Checks of the final state.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,14 +15,19 @@ use aios_agents::{
 };
 use aios_core::{
     event::Event,
-    store::{EventStore, PageRequest, ReadModels, RunFilter, StreamId},
+    store::{
+        EventStore, Leases, MAX_PAGE, PageRequest, ReadModels, RunFilter, RunRecord, RunStatus,
+        SHARDS, StreamId,
+    },
 };
+use futures_util::FutureExt;
 
 use crate::{
     client::{Clients, End, run_id},
     executor::Node,
     invariant::Invariant,
     perform::{Performer, WORKFLOW},
+    plant::Plant,
     program::{Expected, Program},
     random::Random,
     run::RunFacts,
@@ -29,6 +35,9 @@ use crate::{
     watcher::Watcher,
     world::World,
 };
+
+/// How long shards may wait for their move, because others have moved before.
+const BALANCED: Duration = Duration::from_secs(120);
 
 /// Checks everything that could not be checked earlier.
 pub async fn at_the_end(
@@ -43,6 +52,7 @@ pub async fn at_the_end(
     }
     watcher.check_order(world);
     check_rows(world).await;
+    check_shares(scenario, world).await;
     // In a task of the executor, as replays are tasks themselves.
     let (is_done, seed) = (Arc::new(AtomicBool::new(false)), scenario.seed);
     let (checked, checks) = (Arc::clone(&is_done), Arc::clone(world));
@@ -84,10 +94,14 @@ fn check_end(
     }
 }
 
-/// The rows of runs match the ends of their journals.
+/// The rows of runs match the ends of their journals, and those that are computed again.
 async fn check_rows(world: &World) {
-    let page = world.store.runs(&RunFilter::default(), &PageRequest::default()).await;
-    for row in page.map(|page| page.rows).unwrap_or_default() {
+    let rows = rows(world).await;
+    let rebuilt = world.store.rebuild().await;
+    if rebuilt.is_err() || rows != self::rows(world).await {
+        world.violated(Invariant::RowsFollowJournals, "the rows differ from those of a rebuild");
+    }
+    for row in rows {
         let facts = world.state().runs.get(&row.id).cloned().unwrap_or_default();
         let RunFacts { end, .. } = facts;
         let said = end.map(|end| end.event_type.action().to_owned());
@@ -95,6 +109,43 @@ async fn check_rows(world: &World) {
             let how = format!("the row of {} says {}, its journal {said:?}", row.id, row.status);
             world.violated(Invariant::RowsFollowJournals, how);
         }
+    }
+}
+
+async fn rows(world: &World) -> Vec<RunRecord> {
+    let page = world.store.runs(&RunFilter::default(), &PageRequest::first(MAX_PAGE)).await;
+    let mut rows = page.map(|page| page.rows).unwrap_or_default();
+    if world.plants(Plant::RowBehind)
+        && let Some(row) = rows.first_mut()
+    {
+        row.status = RunStatus::Running;
+    }
+    rows
+}
+
+/// The engines own equal shares, some time after the last of them has come or gone.
+async fn check_shares(scenario: &Scenario, world: &World) {
+    let engines = usize::try_from(scenario.engines).unwrap_or_default();
+    let shares = || {
+        let leases = world.store.leases().now_or_never().and_then(Result::ok).unwrap_or_default();
+        let mut shares = BTreeMap::<String, usize>::new();
+        for lease in leases.into_iter().filter(|lease| lease.shard.is_share()) {
+            *shares.entry(lease.owner.as_str().to_owned()).or_default() += 1;
+        }
+        shares.into_values().collect::<Vec<usize>>()
+    };
+    let are_even = || {
+        let shares = shares();
+        let (least, most) = (shares.iter().min(), shares.iter().max());
+        shares.len() == engines
+            && shares.iter().sum::<usize>() == usize::from(SHARDS)
+            && most.zip(least).is_some_and(|(most, least)| most - least <= 1)
+    };
+    let limit = Duration::from_micros(world.executor.now()) + BALANCED + scenario.lease_time * 4;
+    world.executor.run(are_even, limit, u64::MAX).await;
+    if !are_even() {
+        let how = format!("{engines} engines own {:?} shards", shares());
+        world.violated(Invariant::SharesAreEven, how);
     }
 }
 

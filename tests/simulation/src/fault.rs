@@ -10,10 +10,12 @@ use std::{
 };
 
 use crate::{
+    broker::NodeBroker,
     executor::Node,
     plant::Plant,
     random::Random,
     scenario::{Process, Role, Scenario},
+    watcher::Watcher,
     world::{Rates, World},
 };
 
@@ -37,6 +39,8 @@ pub enum Fault {
     CutFromBroker { role: Role, lasts: u64 },
     /// Every connection to the broker is lost.
     BrokerRestart,
+    /// The broker is replaced by one without its data.
+    BrokerReplacement,
 }
 
 /// The longest time for which an engine is frozen that must not outlive its lease.
@@ -70,6 +74,7 @@ impl Fault {
                         let by = i64::try_from(random.below(2 * HOUR)).unwrap_or_default();
                         Self::ClockJump { role, by: by - HOUR.cast_signed() }
                     }
+                    _ if random.per_mille(300) => Self::BrokerReplacement,
                     _ => Self::BrokerRestart,
                 };
                 (random.below(SPAN), fault)
@@ -93,6 +98,72 @@ impl Fault {
         stops
     }
 
+    /// The broker is replaced once or twice, while processes are frozen or cut off from it.
+    pub fn replacements(random: &mut Random, engines: u32, hosts: u32) -> Vec<(u64, Self)> {
+        let count = random.between(1, 2);
+        let mut faults: Vec<(u64, Self)> =
+            (0..count).map(|_| (random.below(SPAN), Self::BrokerReplacement)).collect();
+        for _ in 0..random.below(3) {
+            let role = match random.per_mille(500) {
+                true => Role::Engine(u32::try_from(random.below(engines.into())).unwrap_or(0)),
+                false => Role::Host(u32::try_from(random.below(hosts.into())).unwrap_or(0)),
+            };
+            let lasts = random.between(200, NAP);
+            let fault = match random.per_mille(500) {
+                true => Self::Pause { role, lasts },
+                false => Self::CutFromBroker { role, lasts: lasts * 10 },
+            };
+            faults.push((random.below(SPAN), fault));
+        }
+        faults.sort_by_key(|(at, _)| *at);
+        faults
+    }
+
+    /// Engines that join late, come and go, or are replaced one after the other.
+    pub fn changes(random: &mut Random, engines: u32) -> Vec<(u64, Self)> {
+        let mut faults = Vec::new();
+        let mut at = 0;
+        for number in 0..engines {
+            if number > 0 && random.per_mille(500) {
+                let stop = Self::Stop {
+                    role: Role::Engine(number),
+                    back_after: random.between(1000, 20_000),
+                };
+                faults.push((random.below(500), stop));
+            }
+        }
+        for _ in 0..random.between(1, 3) {
+            at += random.between(5_000, 50_000);
+            match random.below(3) {
+                // A rolling deployment.
+                0 => {
+                    for number in 0..engines {
+                        let back_after = random.between(200, 5_000);
+                        faults.push((at, Self::Stop { role: Role::Engine(number), back_after }));
+                        at += back_after + random.between(0, 15_000);
+                    }
+                }
+                // An engine that ends again and again.
+                1 => {
+                    let number = u32::try_from(random.below(engines.into())).unwrap_or(0);
+                    for _ in 0..random.between(3, 12) {
+                        let back_after = random.between(200, 1_000);
+                        faults.push((at, Self::Stop { role: Role::Engine(number), back_after }));
+                        at += back_after + random.between(500, 20_000);
+                    }
+                }
+                _ => {
+                    let number = u32::try_from(random.below(engines.into())).unwrap_or(0);
+                    let back_after = random.between(200, 30_000);
+                    faults.push((at, Self::Stop { role: Role::Engine(number), back_after }));
+                    at += back_after;
+                }
+            }
+        }
+        faults.sort_by_key(|(at, _)| *at);
+        faults
+    }
+
     /// Its duration.
     pub fn lasts(self) -> u64 {
         match self {
@@ -100,7 +171,7 @@ impl Fault {
             Self::Pause { lasts, .. }
             | Self::CutFromStore { lasts, .. }
             | Self::CutFromBroker { lasts, .. } => lasts,
-            Self::ClockJump { .. } | Self::BrokerRestart => 0,
+            Self::ClockJump { .. } | Self::BrokerRestart | Self::BrokerReplacement => 0,
         }
     }
 }
@@ -111,16 +182,21 @@ pub struct Director(Arc<Inner>);
 struct Inner {
     world: Arc<World>,
     scenario: Scenario,
+    watcher: Watcher,
     processes: Mutex<BTreeMap<Role, Process>>,
+    /// The connections of all processes, also of those that are ending.
+    brokers: Mutex<Vec<NodeBroker>>,
     is_done: AtomicBool,
 }
 
 impl Director {
-    pub fn start(scenario: &Scenario, world: &Arc<World>) -> Self {
+    pub fn start(scenario: &Scenario, world: &Arc<World>, watcher: &Watcher) -> Self {
         let inner = Arc::new(Inner {
             world: Arc::clone(world),
             scenario: scenario.clone(),
+            watcher: watcher.clone(),
             processes: Mutex::default(),
+            brokers: Mutex::default(),
             is_done: AtomicBool::new(false),
         });
         let engines = (0..scenario.engines).map(Role::Engine);
@@ -144,11 +220,21 @@ impl Director {
 impl Inner {
     fn start(&self, role: Role) {
         let process = Process::start(&self.scenario, &self.world, role);
+        self.brokers().push(process.broker.clone());
         self.processes().insert(role, process);
     }
 
     fn processes(&self) -> std::sync::MutexGuard<'_, BTreeMap<Role, Process>> {
         self.processes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn brokers(&self) -> std::sync::MutexGuard<'_, Vec<NodeBroker>> {
+        self.brokers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn disconnect_all(&self) {
+        let brokers = self.brokers().clone();
+        brokers.iter().for_each(NodeBroker::disconnect);
     }
 
     fn node(&self, role: Role) -> Node {
@@ -177,6 +263,7 @@ impl Inner {
             Fault::Crash { role, back_after } => {
                 let Some(process) = self.processes().remove(&role) else { return };
                 self.world.executor.kill(process.node);
+                self.world.leaves(process.node);
                 let this = Arc::clone(self);
                 let noticed = self.world.state().random.below(NOTICED);
                 self.after(noticed.min(back_after * 2), move || process.broker.disconnect());
@@ -185,6 +272,7 @@ impl Inner {
             Fault::Stop { role, back_after } => {
                 let Some(process) = self.processes().remove(&role) else { return };
                 process.stop.send_replace(true);
+                self.world.leaves(process.node);
                 let this = Arc::clone(self);
                 self.after(back_after, move || this.start(role));
                 // Then it is killed.
@@ -221,11 +309,10 @@ impl Inner {
                     this.world.state().without_broker.remove(&node);
                 });
             }
-            Fault::BrokerRestart => {
-                let processes = self.processes();
-                let brokers: Vec<_> = processes.values().map(|it| it.broker.clone()).collect();
-                drop(processes);
-                brokers.iter().for_each(crate::broker::NodeBroker::disconnect);
+            Fault::BrokerRestart => self.disconnect_all(),
+            Fault::BrokerReplacement => {
+                self.watcher.replace_broker(&self.world);
+                self.disconnect_all();
             }
         }
     }

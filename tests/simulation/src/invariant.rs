@@ -2,9 +2,23 @@
 
 use std::fmt;
 
-/// The invariants of every simulation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Invariant {
+/// Defines the invariants, and the list of all of them.
+macro_rules! invariants {
+    ($($(#[$text:meta])+ $name:ident,)+) => {
+        /// The invariants of every simulation.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Invariant {
+            $($(#[$text])+ $name,)+
+        }
+
+        impl Invariant {
+            /// All invariants. Each has to be violated by at least one planted fault.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+        }
+    };
+}
+
+invariants! {
     /// A run's events are appended by the engine that owns its shard.
     OneWriter,
     /// A shard has one owner.
@@ -17,6 +31,8 @@ pub enum Invariant {
     EndedAttemptsStayEnded,
     /// Without a fault, an attempt begins once, even if its run moves to another engine.
     MovesRepeatNoTask,
+    /// Without a fault, an attempt at a step begins once, even if its shard moves to another engine.
+    MovesRepeatNoStep,
     /// An attempt at a task is assigned under one id.
     OneDispatch,
     /// The result of an attempt at a task is recorded once, whichever engine receives it.
@@ -43,6 +59,18 @@ pub enum Invariant {
     JournalsReplay,
     /// Every accepted run ends once the faults are over.
     EveryRunEnds,
+    /// Every accepted run ends, even if the broker was replaced by one without its data.
+    BrokerReplaced,
+    /// The engines own equal shares of the shards, once no engine comes or goes any more.
+    SharesAreEven,
+    /// A new engine owns its share within two renewals.
+    SharesInTime,
+    /// A bounded number of shards moves per minute to make the shares equal.
+    MovesAreBounded,
+    /// An engine hands over no more than what it has beyond its share.
+    MovesAreNeeded,
+    /// Shards are handed over only for an engine that has been there for a renewal.
+    BriefEnginesMoveNothing,
     /// The relay publishes everything that it has to publish.
     RelayLosesNothing,
     /// The relay publishes the events of a stream in their order.

@@ -15,6 +15,7 @@ mod check;
 mod client;
 mod executor;
 mod fault;
+mod fleet;
 mod invariant;
 mod perform;
 mod plant;

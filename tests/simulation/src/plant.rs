@@ -45,11 +45,31 @@ pub enum Plant {
     ResultRecordedTwice,
     /// An answer changes on its way.
     ChangedAnswer,
+    /// An entry is recorded after the end of a run.
+    EntryAfterEnd,
+    /// The rows of runs are those of a replica that is behind.
+    RowBehind,
+    /// A task wakes itself whenever it is polled.
+    SpinningTask,
+    /// A shard moves before its steps have ended.
+    InterruptedSteps,
+    /// An engine keeps what it has beyond its share.
+    SurplusKept,
+    /// An engine waits too long before it hands over what it has beyond its share.
+    SurplusLate,
+    /// The number of shards that move per minute is not bounded.
+    UnboundedMoves,
+    /// An engine hands over more than what it has beyond its share.
+    UnneededMoves,
+    /// Shards move as soon as an engine has joined.
+    HastyMoves,
+    /// The mailboxes of engines are not opened in the broker that replaces another.
+    MailboxForgotten,
 }
 
 impl Plant {
     /// All planted faults, with the invariant that finds each.
-    pub const ALL: [(Self, Invariant); 20] = [
+    pub const ALL: &[(Self, Invariant)] = &[
         (Self::NoFenceCheck, Invariant::OneWriter),
         (Self::FenceOutsideTransaction, Invariant::OneWriter),
         (Self::RenewedAfterExpiry, Invariant::OneOwner),
@@ -70,12 +90,28 @@ impl Plant {
         (Self::GivenAgain, Invariant::RecordedTasksGivenOnce),
         (Self::ResultRecordedTwice, Invariant::ResultsRecordedOnce),
         (Self::ChangedAnswer, Invariant::ResultAsExpected),
+        (Self::EntryAfterEnd, Invariant::NothingAfterEnd),
+        (Self::RowBehind, Invariant::RowsFollowJournals),
+        (Self::SpinningTask, Invariant::NothingSpins),
+        (Self::InterruptedSteps, Invariant::MovesRepeatNoStep),
+        (Self::SurplusKept, Invariant::SharesAreEven),
+        (Self::SurplusLate, Invariant::SharesInTime),
+        (Self::UnboundedMoves, Invariant::MovesAreBounded),
+        (Self::UnneededMoves, Invariant::MovesAreNeeded),
+        (Self::HastyMoves, Invariant::BriefEnginesMoveNothing),
+        (Self::MailboxForgotten, Invariant::BrokerReplaced),
     ];
 
     /// The scenario of a seed in which it can be found.
     pub fn scenario(self, seed: u64) -> Scenario {
         match self {
-            Self::DispatchedAgain => Scenario::calm(seed),
+            Self::DispatchedAgain | Self::InterruptedSteps => Scenario::calm(seed),
+            Self::SurplusKept
+            | Self::SurplusLate
+            | Self::UnboundedMoves
+            | Self::UnneededMoves
+            | Self::HastyMoves => Scenario::fleet(seed),
+            Self::MailboxForgotten => Scenario::replaced(seed),
             Self::RefutedLookahead => {
                 Scenario { looks_ahead: true, ..Scenario::with_zombies(seed, true) }
             }
@@ -92,6 +128,12 @@ impl Plant {
             Self::BegunUnasked => "an attempt begins unasked",
             Self::DispatchedAgain => "a takeover dispatches again",
             Self::RefutedLookahead => "a refuted lookahead continues",
+            Self::InterruptedSteps => "a shard moves before its steps have ended",
+            Self::SurplusKept => "a surplus is kept",
+            Self::SurplusLate => "a surplus is handed over late",
+            Self::UnboundedMoves => "moves are not bounded",
+            Self::UnneededMoves => "more than the surplus is handed over",
+            Self::HastyMoves => "shards move at once",
             _ => "",
         }
     }

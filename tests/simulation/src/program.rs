@@ -65,6 +65,11 @@ impl Program {
         }
     }
 
+    /// Limits the duration of its steps.
+    pub fn shorten(&mut self, limit: u64) {
+        self.parts.iter_mut().for_each(|part| part.shorten(limit));
+    }
+
     /// The signals that the program waits for.
     pub fn signals(&self) -> Vec<String> {
         fn collect(part: &Part, found: &mut Vec<String>) {
@@ -92,6 +97,15 @@ impl Program {
 }
 
 impl Part {
+    fn shorten(&mut self, limit: u64) {
+        match self {
+            Self::Step { millis, .. } => *millis = (*millis).min(limit),
+            Self::Child(program) => program.shorten(limit),
+            Self::All(parts) => parts.iter_mut().for_each(|part| part.shorten(limit)),
+            _ => {}
+        }
+    }
+
     fn make(&self, made: &mut Vec<i64>) -> Result<(), Failure> {
         match self {
             Self::Step { value, .. } | Self::Task { value, .. } => made.push(*value),

@@ -23,6 +23,8 @@ use crate::{
 
 /// The time after the last fault by which every run must have ended.
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
+/// The longest step in a scenario whose shards are counted, in milliseconds.
+const SHORT: u64 = 1_000;
 /// The largest number of polls in a simulation.
 const POLLS: u64 = 3_000_000;
 
@@ -100,6 +102,40 @@ impl Scenario {
         scenario
     }
 
+    /// A scenario in which nothing fails, and engines come and go: shards move to make the shares
+    /// equal. Steps are shorter than the time that a shard waits for them.
+    pub fn fleet(seed: u64) -> Self {
+        let mut scenario = Self::calm(seed);
+        let mut random = Random::new(seed, "fleet");
+        scenario.engines = u32::try_from(random.between(2, 5)).unwrap_or(2);
+        scenario.faults = Fault::changes(&mut random, scenario.engines);
+        scenario.programs.iter_mut().for_each(|program| program.shorten(SHORT));
+        scenario
+    }
+
+    /// A scenario in which the broker is replaced by one without its data.
+    pub fn replaced(seed: u64) -> Self {
+        let mut scenario = Self::with_zombies(seed, false);
+        let mut random = Random::new(seed, "replaced");
+        scenario.rates = Rates::default();
+        scenario.faults = Fault::replacements(&mut random, scenario.engines, scenario.hosts);
+        scenario
+    }
+
+    /// The invariant that a run without an end violates.
+    fn liveness(&self) -> Invariant {
+        let is_replaced = |(_, fault): &(u64, Fault)| *fault == Fault::BrokerReplacement;
+        match self.faults.iter().any(is_replaced) {
+            true => Invariant::BrokerReplaced,
+            false => Invariant::EveryRunEnds,
+        }
+    }
+
+    /// How long the steps of an engine that stops have to end. If nothing fails, all of them do.
+    fn grace(&self) -> Duration {
+        Duration::from_secs(if self.is_calm() { 6 } else { 3 })
+    }
+
     /// Whether nothing fails.
     fn is_calm(&self) -> bool {
         let stops =
@@ -122,9 +158,9 @@ impl Scenario {
 
     async fn simulate(&self, world: &Arc<World>) {
         world.state().rates = self.rates;
-        world.state().is_calm = self.is_calm();
-        let watcher = Watcher::start(world).await;
-        let director = Director::start(self, world);
+        world.begins(self.is_calm(), self.lease_time);
+        let watcher = Watcher::start(world);
+        let director = Director::start(self, world, &watcher);
         let clients = Clients::start(self, world);
         let last = self.faults.iter().map(|(at, fault)| at + fault.lasts()).max().unwrap_or(0);
         let limit = Duration::from_millis(last) + PATIENCE;
@@ -140,7 +176,7 @@ impl Scenario {
             Stop::Done => check::at_the_end(self, world, &clients, &watcher).await,
             Stop::Busy => world.violated(Invariant::NothingSpins, "polls without end"),
             Stop::Stalled | Stop::Late if !clients.are_done() => {
-                world.violated(Invariant::EveryRunEnds, clients.waiting(world));
+                world.violated(self.liveness(), clients.waiting(world));
             }
             Stop::Stalled | Stop::Late => {
                 world.violated(Invariant::RelayLosesNothing, watcher.missing(world));
@@ -174,15 +210,8 @@ impl Process {
         let engine = EngineOptions::new()
             .with_lease_time(scenario.lease_time)
             .with_heartbeat_timeout(Duration::from_secs(20));
-        let main = main(
-            Arc::clone(world),
-            node,
-            broker.clone(),
-            role,
-            engine,
-            scenario.looks_ahead,
-            stopping,
-        );
+        let main =
+            main(Arc::clone(world), node, broker.clone(), role, engine, scenario.clone(), stopping);
         world.executor.spawn(node, main);
         Self { node, broker, stop }
     }
@@ -194,7 +223,7 @@ async fn main(
     broker: NodeBroker,
     role: Role,
     engine: EngineOptions,
-    looks_ahead: bool,
+    scenario: Scenario,
     mut stopping: tokio::sync::watch::Receiver<bool>,
 ) {
     let clock = world.executor.clock(node);
@@ -208,7 +237,7 @@ async fn main(
         let performer = Performer { world: Some(Arc::clone(&world)), clock: Arc::clone(&clock) };
         let workflow = move |context, program| performer.clone().run(context, program);
         let workflow = FnWorkflow::new(WORKFLOW, workflow).expect("the name is valid");
-        let workflow = if looks_ahead { workflow.with_lookahead() } else { workflow };
+        let workflow = if scenario.looks_ahead { workflow.with_lookahead() } else { workflow };
         let builder = builder.workflow_dyn(Arc::new(workflow));
         let builder = match role {
             Role::Engine(_) => builder.engine_options(engine.clone()),
@@ -228,6 +257,6 @@ async fn main(
     world.note("runs");
     let _ = stopping.wait_for(|stopping| *stopping).await;
     world.note("stops");
-    let stopped = runtime.shutdown(Duration::from_secs(3)).await;
+    let stopped = runtime.shutdown(scenario.grace()).await;
     world.note(format_args!("has stopped: {}", stopped.is_ok()));
 }

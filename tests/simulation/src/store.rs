@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use aios_agents::workflow::journal::RetryScheduled;
 use aios_core::{
+    catalog::ending,
     clock::Clock,
     event::{Event, EventId, Pattern, Timestamp},
     store::{
@@ -102,8 +103,20 @@ impl NodeStore {
         let appended = appended.unwrap_or(Err(StoreError::Closed))?;
         if !appended.repeated {
             self.world.committed(&seen);
+            if self.world.plants(Plant::EntryAfterEnd) {
+                self.accept_after_end(&seen);
+            }
         }
         Ok(appended)
+    }
+
+    /// Accepts an entry after the end of a run, as a store would that does not close its stream.
+    fn accept_after_end(&self, append: &Append) {
+        let is_end = |event: &&Event| ending(&append.stream, &event.event_type).is_some();
+        if let Some(end) = append.events.iter().find(is_end) {
+            let late = end.clone().with_id(EventId::generate());
+            self.world.committed(&Append::new(append.stream.clone(), vec![late]));
+        }
     }
 
     /// Reports an append as done, and commits it later.
@@ -286,6 +299,7 @@ impl Leases for NodeStore {
     async fn release(&self, leases: &[Lease]) -> Result<(), StoreError> {
         self.request("release leases").await?;
         self.world.store.release(leases).await?;
+        self.world.released(self.node, leases);
         self.response("release leases").await
     }
 

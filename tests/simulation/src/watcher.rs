@@ -2,32 +2,28 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    future::poll_fn,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker, ready},
 };
 
 use aios_core::{
-    broker::{Broker, Group, Subscription},
+    broker::{Broker, Deliveries, Group, Subscription},
+    catalog,
     event::{Event, EventId},
     store::{EventStore, RecordedEvent, StreamId},
 };
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt};
 
 use crate::{executor::Node, invariant::Invariant, world::World};
 
-/// The workflow events that the relay has to publish.
-const RELAYED: [&str; 8] = [
-    "registered",
-    "started",
-    "signaled",
-    "blocked",
-    "completed",
-    "failed",
-    "cancelled",
-    "continued",
-];
-
-/// A subscriber of the log's events, which is not affected by faults.
-pub struct Watcher(Arc<Mutex<Seen>>);
+/// A subscriber of the log's events, which is not affected by faults. It has everything that a
+/// broker had when it was replaced.
+#[derive(Clone)]
+pub struct Watcher {
+    seen: Arc<Mutex<Seen>>,
+    deliveries: Arc<Mutex<Deliveries>>,
+}
 
 #[derive(Default)]
 struct Seen {
@@ -37,26 +33,39 @@ struct Seen {
 }
 
 impl Watcher {
-    pub async fn start(world: &Arc<World>) -> Self {
-        let patterns = ["workflows.#", "sim.#"].map(|pattern| pattern.parse().expect("a pattern"));
-        let group = Group::new("watcher").expect("a name");
-        let subscription = Subscription::group(group, patterns);
-        let mut deliveries =
-            world.broker.subscribe(subscription).await.expect("nothing fails here");
-        let seen: Arc<Mutex<Seen>> = Arc::default();
-        let watcher = Self(Arc::clone(&seen));
-        world.executor.spawn(Node::WORLD, async move {
-            while let Some(Ok(delivery)) = deliveries.next().await {
-                let id = delivery.event.id.clone();
-                note(&seen, id);
-                let _ = delivery.ack().await;
-            }
-        });
+    pub fn start(world: &Arc<World>) -> Self {
+        let deliveries = Arc::new(Mutex::new(subscribe(world)));
+        let watcher = Self { seen: Arc::default(), deliveries };
+        let reading = watcher.clone();
+        world.executor.spawn(Node::WORLD, poll_fn(move |context| reading.poll(context)));
         watcher
     }
 
+    /// Reads everything that is there.
+    fn poll(&self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let mut deliveries = self.deliveries.lock().unwrap_or_else(PoisonError::into_inner);
+            let next = ready!(deliveries.poll_next_unpin(context));
+            drop(deliveries);
+            let Some(Ok(delivery)) = next else { return Poll::Ready(()) };
+            note(&self.seen, delivery.event.id.clone());
+            let _ = delivery.ack().now_or_never();
+        }
+    }
+
+    /// Reads the rest of a broker that is about to be replaced, replaces it, and subscribes to its
+    /// successor.
+    pub fn replace_broker(&self, world: &Arc<World>) {
+        let _ = self.poll(&mut Context::from_waker(Waker::noop()));
+        world.replace_broker();
+        let successor = subscribe(world);
+        *self.deliveries.lock().unwrap_or_else(PoisonError::into_inner) = successor;
+        let reading = self.clone();
+        world.executor.spawn(Node::WORLD, poll_fn(move |context| reading.poll(context)));
+    }
+
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether all expected events were published.
@@ -99,6 +108,13 @@ impl Watcher {
     }
 }
 
+fn subscribe(world: &World) -> Deliveries {
+    let patterns = ["workflows.#", "sim.#"].map(|pattern| pattern.parse().expect("a pattern"));
+    let subscription = Subscription::group(Group::new("watcher").expect("a name"), patterns);
+    let subscribed = world.connect().subscribe(subscription).now_or_never();
+    subscribed.and_then(Result::ok).expect("nothing fails here")
+}
+
 fn note(seen: &Mutex<Seen>, id: EventId) {
     let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
     if seen.ids.insert(id.clone()) {
@@ -111,7 +127,7 @@ fn relayed(world: &World) -> Vec<RecordedEvent> {
     let log = world.store.read_log(0, usize::MAX).now_or_never();
     let mut log = log.and_then(Result::ok).unwrap_or_default();
     let is_relayed = |event: &Event| match event.event_type.domain() {
-        "workflows" => RELAYED.contains(&event.event_type.action()),
+        "workflows" => catalog::kind_of(&event.event_type).is_some_and(|kind| kind.relayed),
         domain => domain == "sim",
     };
     log.retain(|recorded| is_relayed(&recorded.event));

@@ -18,6 +18,7 @@ use aios_store::memory::MemoryStore;
 
 use crate::{
     executor::{Executor, Node},
+    fleet::Fleet,
     invariant::{Invariant, Violation},
     plant::Plant,
     random::Random,
@@ -55,7 +56,7 @@ pub type Reader = (Node, u64);
 pub struct World {
     pub executor: Executor,
     pub store: MemoryStore,
-    pub broker: MemoryBroker,
+    broker: Mutex<MemoryBroker>,
     pub plant: Option<Plant>,
     state: Mutex<State>,
 }
@@ -81,6 +82,10 @@ pub struct State {
     redelivered: BTreeSet<(Node, String, u32)>,
     /// Attempts whose code has begun.
     begun: BTreeSet<(String, u32)>,
+    /// Attempts at steps whose code has begun.
+    steps: BTreeSet<(String, u32)>,
+    /// The engines and their shards, if nothing fails.
+    fleet: Fleet,
     /// Whether nothing fails: engines only stop and start.
     pub is_calm: bool,
     /// Answers that were delivered and are not settled: the task and the delivery.
@@ -92,10 +97,8 @@ pub struct State {
 
 impl World {
     pub fn new(seed: u64, plant: Option<Plant>) -> Arc<Self> {
-        let executor = Executor::new(seed, plant == Some(Plant::LostWakeUp));
+        let executor = Executor::new(seed, plant);
         let clock = executor.clock(Node::WORLD);
-        let options = aios_broker::memory::MemoryOptions::new();
-        let options = options.with_clock(Arc::clone(&clock)).with_seed(seed);
         let state = State {
             random: Random::new(seed, "world"),
             rates: Rates::default(),
@@ -109,6 +112,8 @@ impl World {
             readers: BTreeMap::new(),
             redelivered: BTreeSet::new(),
             begun: BTreeSet::new(),
+            steps: BTreeSet::new(),
+            fleet: Fleet::default(),
             is_calm: false,
             held: BTreeSet::new(),
             violations: Vec::new(),
@@ -116,9 +121,9 @@ impl World {
             digest: 0,
         };
         Arc::new(Self {
+            broker: Mutex::new(broker(&executor, seed)),
             executor,
             store: MemoryStore::with_clock(clock),
-            broker: MemoryBroker::connect_with(options).expect("the options are valid"),
             plant,
             state: Mutex::new(state),
         })
@@ -130,6 +135,18 @@ impl World {
 
     pub fn plants(&self, plant: Plant) -> bool {
         self.plant == Some(plant)
+    }
+
+    /// A new connection to the broker.
+    pub fn connect(&self) -> MemoryBroker {
+        self.broker.lock().unwrap_or_else(PoisonError::into_inner).new_connection()
+    }
+
+    /// Replaces the broker by one without its data.
+    pub fn replace_broker(&self) {
+        let seed = self.state().random.bits();
+        let next = broker(&self.executor, seed);
+        *self.broker.lock().unwrap_or_else(PoisonError::into_inner) = next;
     }
 
     /// Adds a line to the trace.
@@ -163,6 +180,13 @@ impl World {
         if is_settled == Some(true) {
             let how = format!("step {key} begins after its outcome was recorded");
             self.violated(Invariant::RecordedStepsRunOnce, how);
+        }
+        let mut state = self.state();
+        let is_repeated = !state.steps.insert((key.to_owned(), attempt)) && state.is_calm;
+        drop(state);
+        if is_repeated {
+            let how = format!("attempt {attempt} at step {key} begins a second time");
+            self.violated(Invariant::MovesRepeatNoStep, how);
         }
     }
 
@@ -247,8 +271,55 @@ impl World {
         violations.into_iter().for_each(|(invariant, how)| self.violated(invariant, how));
     }
 
+    /// The simulation begins, in which nothing fails or something may.
+    pub fn begins(&self, is_calm: bool, lease_time: Duration) {
+        let mut state = self.state();
+        state.is_calm = is_calm;
+        state.fleet = Fleet::new(lease_time);
+    }
+
+    /// An engine is told to stop.
+    pub fn leaves(&self, node: Node) {
+        let now = self.executor.now();
+        self.state().fleet.leaves(node, now);
+    }
+
+    /// A node released leases.
+    pub fn released(&self, node: Node, leases: &[Lease]) {
+        self.note(format_args!("releases {} leases", leases.len()));
+        let now = self.executor.now();
+        let found = self.state().fleet.released(node, leases, now);
+        self.found_in_fleet(found);
+    }
+
+    fn found_in_fleet(&self, found: Option<(Invariant, String)>) {
+        let is_calm = self.state().is_calm;
+        if let Some((invariant, how)) = found.filter(|_| is_calm) {
+            self.violated(invariant, how);
+        }
+    }
+
+    /// Notes what an engine owns, and checks its share some time after it has joined.
+    fn acquired(self: &Arc<Self>, node: Node, leases: &[Lease]) {
+        let now = self.executor.now();
+        let (has_joined, found) = self.state().fleet.acquired(node, leases, now);
+        self.found_in_fleet(found);
+        if has_joined && self.state().is_calm {
+            let this = Arc::clone(self);
+            let wait = self.state().fleet.two_renewals();
+            self.executor.spawn(Node::WORLD, async move {
+                this.executor.clock(Node::WORLD).sleep(wait).await;
+                let found = this.state().fleet.check_share(node, now);
+                this.found_in_fleet(found);
+            });
+        }
+    }
+
     /// A node received leases.
-    pub fn leased(&self, node: Node, leases: &[Lease], is_new: bool) {
+    pub fn leased(self: &Arc<Self>, node: Node, leases: &[Lease], is_new: bool) {
+        if is_new {
+            self.acquired(node, leases);
+        }
         let mut wrong = Vec::new();
         let mut state = self.state();
         for lease in leases {
@@ -367,6 +438,13 @@ impl World {
         state.readers.retain(|_, (other, _)| *other != node);
         state.held.retain(|(_, (other, _))| *other != node);
     }
+}
+
+/// A broker in memory.
+fn broker(executor: &Executor, seed: u64) -> MemoryBroker {
+    let options = aios_broker::memory::MemoryOptions::new();
+    let options = options.with_clock(executor.clock(Node::WORLD)).with_seed(seed);
+    MemoryBroker::connect_with(options).expect("the options are valid")
 }
 
 impl State {

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 pub use self::clock::timestamp;
 use self::clock::{NodeClock, micros};
-use crate::random::Random;
+use crate::{plant::Plant, random::Random};
 
 /// A process, from its start to its end. A restarted process is another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +30,8 @@ impl Node {
     pub const WORLD: Self = Self(0);
 }
 
+/// The largest number of polls between two moments at which no task is ready.
+const BUSY: u64 = 100_000;
 /// The longest duration of a poll, in microseconds.
 const POLL: u64 = 60;
 
@@ -57,8 +59,10 @@ struct State {
     main: Option<Waker>,
     was_polled: bool,
     polls: u64,
+    /// Polls since no task was ready.
+    busy: u64,
     digest: u64,
-    loses_wakes: bool,
+    plant: Option<Plant>,
 }
 
 struct Task {
@@ -93,8 +97,8 @@ pub enum Stop {
 }
 
 impl Executor {
-    /// An executor that chooses by a seed, and may lose wake-ups.
-    pub fn new(seed: u64, loses_wakes: bool) -> Self {
+    /// An executor that chooses by a seed, and may lose wake-ups or repeat them.
+    pub fn new(seed: u64, plant: Option<Plant>) -> Self {
         let state = State {
             choices: Random::new(seed, "choices"),
             ids: Random::new(seed, "ids"),
@@ -109,8 +113,9 @@ impl Executor {
             main: None,
             was_polled: false,
             polls: 0,
+            busy: 0,
             digest: 0,
-            loses_wakes,
+            plant,
         };
         Self(Arc::new(Shared { state: Mutex::new(state) }))
     }
@@ -239,6 +244,7 @@ impl Executor {
                         Some(at) if at > until => return Stop::Late,
                         Some(at) => state.now = at,
                     }
+                    state.busy = 0;
                 }
             }
             let due = self.0.state().due();
@@ -247,7 +253,7 @@ impl Executor {
             if state.now > until {
                 return Stop::Late;
             }
-            if state.polls > polls {
+            if state.polls > polls || state.busy > BUSY {
                 return Stop::Busy;
             }
         }
@@ -295,6 +301,7 @@ impl State {
             (task.has_turn, task.is_queued) = (true, false);
             self.now += self.choices.below(POLL);
             self.polls += 1;
+            self.busy += 1;
             self.digest = (self.digest ^ number ^ self.now).wrapping_mul(0x0000_0100_0000_01b3);
             return Some(tokio);
         }
@@ -314,7 +321,13 @@ impl State {
     /// Whether a wake-up of a process is lost: a planted fault.
     fn loses_wake(&mut self, number: u64) -> bool {
         let is_of_process = self.tasks.get(&number).is_some_and(|task| task.node != Node::WORLD);
-        self.loses_wakes && is_of_process && self.choices.per_mille(5)
+        self.plant == Some(Plant::LostWakeUp) && is_of_process && self.choices.per_mille(5)
+    }
+
+    /// Whether a task wakes itself whenever it is polled: a planted fault.
+    fn spins(&self, number: u64) -> bool {
+        let is_of_process = self.tasks.get(&number).is_some_and(|task| task.node != Node::WORLD);
+        self.plant == Some(Plant::SpinningTask) && is_of_process && number.is_multiple_of(16)
     }
 
     fn enqueue(&mut self, number: u64) {
@@ -370,7 +383,12 @@ impl Turns for Turn {
             Polling { shared: &self.shared, before: std::mem::replace(&mut state.current, node) };
         drop(state);
         let waker = TaskWaker { task: self.task, shared: Arc::downgrade(&self.shared) };
-        poll(&mut Context::from_waker(&Waker::from(Arc::new(waker))))
+        let polled = poll(&mut Context::from_waker(&Waker::from(Arc::new(waker))));
+        let mut state = self.shared.state();
+        if state.spins(self.task) {
+            state.enqueue(self.task);
+        }
+        polled
     }
 }
 
