@@ -1,6 +1,7 @@
 //! Kills a process with an agent of ten tools, one of them another agent, at seeded moments.
 //!
-//! `AIOS_LLM_KILLS=500` kills that often, on SQLite and on PostgreSQL; a few kills are the default.
+//! `AIOS_LLM_KILLS=500` kills that often, on SQLite, of a task, and on PostgreSQL; a few kills are the
+//! default.
 
 #![cfg(unix)]
 
@@ -19,7 +20,7 @@ use aios_agents::{RunHandle, Runtime, prelude::*, runtime::EngineOptions};
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
     agent::{TaskAssigned, TaskCompleted, TaskId},
-    store::{MAX_PAGE, RecordedEvent, StreamId},
+    store::{MAX_PAGE, PageRequest, RecordedEvent, RunFilter, StreamId},
 };
 use aios_llm::{
     Conversation, LlmAgent, ModelRequest, ModelResponse, RuntimeBuilderExt,
@@ -50,9 +51,12 @@ const HELPER_CALLS: usize = 1;
 /// Calls in each response.
 const CALLS: usize = 2;
 const DEFAULT_KILLS: usize = 12;
+const DEFAULT_KILLS_OF_TASKS: usize = 4;
 /// Kills on PostgreSQL, where each one costs the time of a lease.
 const DEFAULT_KILLS_ON_POSTGRES: usize = 4;
 const LEASE: Duration = Duration::from_secs(3);
+/// The file that says that the run is that of a task of the agent.
+const TASK: &str = "task";
 /// The file that names the database and the schema on PostgreSQL.
 const POSTGRES: &str = "postgres";
 const SIGKILL: i32 = 9;
@@ -151,6 +155,32 @@ async fn connect(folder: &Path) -> Arc<dyn Store> {
     Arc::new(PostgresStore::connect_with(options).await.unwrap())
 }
 
+/// The run of the agent, once it was started. A task has one.
+async fn started(folder: &Path, store: &Arc<dyn Store>) -> Option<String> {
+    if !folder.join(TASK).exists() {
+        return Some("run".to_owned());
+    }
+    let filter = RunFilter { workflow: Some("agent".to_owned()), ..RunFilter::default() };
+    let mut rows = store.runs(&filter, &PageRequest::default()).await.unwrap().rows;
+    assert!(rows.len() < 2, "{rows:#?}");
+    rows.pop().map(|run| run.id)
+}
+
+/// Starts or finds the run, and what has its result.
+async fn begin(folder: &Path, store: &Arc<dyn Store>, runtime: &Runtime) -> [RunHandle; 2] {
+    if !folder.join(TASK).exists() {
+        let run = runtime.start("agent", "go").id("run").await.unwrap();
+        return [run.clone(), run];
+    }
+    let task = runtime.task("agent", "go").id("task").await.unwrap();
+    loop {
+        if let Some(run_id) = started(folder, store).await {
+            return [runtime.handle(&run_id).await.unwrap(), task];
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 /// Answers every question about a `write` call, as a person would.
 async fn answer_questions(folder: PathBuf, run: RunHandle) {
     let mut answered = HashSet::new();
@@ -185,9 +215,9 @@ fn should_be_started_by_another_test() {
             .start()
             .await
             .unwrap();
-        let run = runtime.start("agent", "go").id("run").await.unwrap();
-        let answers = tokio::spawn(answer_questions(folder.clone(), run.clone()));
-        assert_eq!(run.result::<String>().await.unwrap(), "done");
+        let [run, ended] = begin(&folder, &store, &runtime).await;
+        let answers = tokio::spawn(answer_questions(folder.clone(), run));
+        assert_eq!(ended.result::<String>().await.unwrap(), "done");
         answers.abort();
         note(&folder, "end");
     });
@@ -230,7 +260,8 @@ fn wait_for(child: &mut Child, folder: &Path, count: usize) {
 /// The journals of the run and of its children.
 async fn journals(folder: &Path) -> Vec<Vec<RecordedEvent>> {
     let store = connect(folder).await;
-    let (mut ids, mut journals) = (vec!["run".to_owned()], Vec::new());
+    let mut ids: Vec<_> = started(folder, &store).await.into_iter().collect();
+    let mut journals = Vec::new();
     while let Some(id) = ids.pop() {
         let stream = StreamId::of_run(&id).unwrap();
         let journal = store.read_stream(&stream, 0, MAX_PAGE).await.unwrap();
@@ -359,6 +390,11 @@ fn crash(default_kills: usize, seed: u64, prepare: impl Fn(&Path)) {
 #[test]
 fn should_repeat_no_recorded_call_after_kills() {
     crash(DEFAULT_KILLS, 0x5eed_0001, |_| {});
+}
+
+#[test]
+fn should_repeat_no_recorded_call_of_a_task_after_kills() {
+    crash(DEFAULT_KILLS_OF_TASKS, 0x5eed_0003, |folder| fs::write(folder.join(TASK), "").unwrap());
 }
 
 #[test]
