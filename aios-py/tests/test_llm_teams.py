@@ -337,7 +337,9 @@ async def test_should_leave_the_calls_to_another_process() -> None:
     async with aios.Runtime(workflows=[agent]) as runtime:
         await runtime.start(agent, "go", id="run")
         types = [row.agent_type for row in (await runtime.agents()).rows]
-        assert types == ["reporter"], "tasks of the agent wait for runs, which this process executes"
+        assert types == ["reporter"], (
+            "tasks of the agent wait for runs, which this process executes"
+        )
         assert not model.requests
 
 

@@ -1,4 +1,4 @@
-//! What an interrupted model call has cost, as the process that made it knows it.
+//! The cost of an interrupted model call, as the process that made it knows it.
 //!
 //! A run that is cancelled settles the request in progress. If another process than that of the engine
 //! makes the request, it records in the store what the provider has reported, as soon as it is told to
