@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import sys
@@ -135,10 +136,15 @@ async def failure_of(model: Any, **options: Any) -> aios.RunFailedError:
     return caught.value
 
 
+def answer(response: aios.ModelResponse, request: dict[str, Any]) -> aios.ModelResponse:
+    return response
+
+
 async def test_should_end_a_model_that_never_calls_a_tool_as_it_should() -> None:
     deep = {"words": json.loads("[" * 100 + "]" * 100)}
     for arguments in ({"words": 7}, {}, deep, {"words": "x" * 300_000}):
-        error = await failure_of(FunctionModel(lambda _, it=arguments: call(**it)))
+        response = call(**arguments)
+        error = await failure_of(FunctionModel(functools.partial(answer, response)))
         assert error.code == "MODEL_FAULTS", arguments
     error = await failure_of(FunctionModel(lambda _: call("unknown")))
     assert error.code == "MODEL_FAULTS"
