@@ -142,7 +142,8 @@ def answer(response: aios.ModelResponse, request: dict[str, Any]) -> aios.ModelR
 
 async def test_should_end_a_model_that_never_calls_a_tool_as_it_should() -> None:
     deep = {"words": json.loads("[" * 100 + "]" * 100)}
-    for arguments in ({"words": 7}, {}, deep, {"words": "x" * 300_000}):
+    wrong: list[dict[str, Any]] = [{"words": 7}, {}, deep, {"words": "x" * 300_000}]
+    for arguments in wrong:
         response = call(**arguments)
         error = await failure_of(FunctionModel(functools.partial(answer, response)))
         assert error.code == "MODEL_FAULTS", arguments
