@@ -123,7 +123,7 @@ def test_should_name_a_run_that_blocks_the_loop(
     assert "workflow=stuck" in line and "run=r " in line
 
 
-#: Workflows that compute without end, and others that must continue meanwhile.
+#: A workflow that computes without end, and one that must continue all the same.
 BUSY = """
 import asyncio, sys, time
 import aios

@@ -2,14 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
+use aios_agents::prelude::*;
+use aios_broker::memory::MemoryBroker;
 use aios_core::{
     broker::{Group, Subscription},
-    event::Pattern,
+    event::{Pattern, Payload},
 };
 use aios_service::http::ApiOptions;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, DETAILS, Jump, Service, on_every_store, pause, text};
+use crate::support::{Answer, Jump, Service, on_every_store, pause, text};
 
 on_every_store! {
     should_start_a_run_and_return_its_result
@@ -513,9 +515,26 @@ async fn should_find_runs_with_any_id(service: Service) {
     }
 }
 
+/// Numbers that no Rust type represents.
+const DETAILS: &str =
+    r#"{"order":12345678901234567890123,"far":1e400,"near":0.1000000000000000055}"#;
+
+async fn detailed(_: WorkflowContext, _: Value) -> Result<Value, WorkflowError> {
+    let details = Payload::from_text(DETAILS.to_owned()).unwrap();
+    Err(WorkflowError::failed(Failure::new("SOLD_OUT", "no tea").with_details(details)))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn should_send_the_details_of_failures_character_by_character() {
-    for service in [Service::in_memory().await, Service::on_sqlite().await] {
+    for url in ["memory://", "sqlite::memory:"] {
+        let runtime = Runtime::builder()
+            .store(aios_store::connect(url).await.unwrap())
+            .broker(Arc::new(MemoryBroker::new()))
+            .workflow("detailed", detailed)
+            .start()
+            .await
+            .unwrap();
+        let service = Service::of(Arc::new(runtime), ApiOptions::new());
         let body = json!({ "run_id": "d", "input": null });
         let started = service.post("/workflows/detailed/actions/execute", &body).await;
         assert_eq!(started.status, 202, "{started:?}");

@@ -12,7 +12,7 @@ use aios_broker::memory::MemoryBroker;
 use aios_core::{
     BoxFuture,
     clock::{Clock, SystemClock},
-    event::{Payload, Timestamp},
+    event::Timestamp,
     store::Store,
 };
 use aios_service::http::{ApiOptions, api};
@@ -71,15 +71,6 @@ async fn parent(context: WorkflowContext, _: Value) -> Result<Value, WorkflowErr
 
 async fn failing(_: WorkflowContext, _: Value) -> Result<Value, WorkflowError> {
     Err(WorkflowError::failed(Failure::new("CARD_DECLINED", "no money")))
-}
-
-/// Numbers that no Rust type represents.
-pub(crate) const DETAILS: &str =
-    r#"{"order":12345678901234567890123,"far":1e400,"near":0.1000000000000000055}"#;
-
-async fn detailed(_: WorkflowContext, _: Value) -> Result<Value, WorkflowError> {
-    let details = Payload::from_text(DETAILS.to_owned()).unwrap();
-    Err(WorkflowError::failed(Failure::new("SOLD_OUT", "no tea").with_details(details)))
 }
 
 async fn refused(context: WorkflowContext, _: Value) -> Result<Value, WorkflowError> {
@@ -162,7 +153,6 @@ impl Service {
             .workflow("welcome", welcome)
             .workflow("approval", approval)
             .workflow("failing", failing)
-            .workflow("detailed", detailed)
             .workflow("parent", parent)
             .workflow("refused", refused)
             .start()

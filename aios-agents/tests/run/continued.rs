@@ -521,7 +521,7 @@ async fn should_delay_runs_that_continue_as_new_without_requesting_anything() {
         eventually("the next run is started", || async { runtime.handle(&next).await.is_ok() })
             .await;
         let later = format!("s~r{}", round_before + 3);
-        assert!(runtime.handle(&later).await.is_err(), "time stands still");
+        assert!(runtime.handle(&later).await.is_err(), "the clock is paused");
         clock.advance(Duration::from_secs(1));
     }
     run.cancel("enough").await.unwrap();

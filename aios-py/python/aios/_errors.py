@@ -518,7 +518,7 @@ def build(
     message: str,
     details: Any,
     retryable: bool,
-    cause: tuple[str, str, Any, str] | None,
+    cause: tuple[str, str, Any] | tuple[str, str, Any, str] | None,
     operation: str | None = None,
     details_text: str | None = None,
 ) -> AiosError:
@@ -530,7 +530,8 @@ def build(
         message: Its message.
         details: Its details.
         retryable: Whether the same call may succeed later.
-        cause: Code, message, details and their text of the failure that caused it.
+        cause: Code, message and details of the failure that caused it, and the text of the details if it is
+            known.
         operation: Name of the workflow operation that failed.
         details_text: The JSON text of the details.
     """
@@ -539,7 +540,8 @@ def build(
     if operation is not None:
         error._operation = operation
     if cause is not None:
-        error.__cause__ = build("task", *cause[:3], False, None, None, cause[3])
+        text = cause[3] if len(cause) == 4 else None
+        error.__cause__ = build("task", cause[0], cause[1], cause[2], False, None, None, text)
     elif isinstance(details, dict) and isinstance(details.get("traceback"), str):
         error.add_note("Traceback of the original exception:\n" + details["traceback"].rstrip())
     return error

@@ -11,7 +11,7 @@
 //!                                        └──── next timer, new note ◄───┘
 //! ```
 //!
-//! What is noted here is lost with the engine. The next one loads the parent at its first check.
+//! The notes here are lost with the engine. The next one loads the parent at its first check.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
