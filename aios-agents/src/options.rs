@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use aios_core::{
+    catalog::codes,
     failure::Failure,
     retry::{Backoff, RetryPolicy},
 };
@@ -38,7 +39,7 @@ pub(crate) fn check_named(name: &str, timeout: Option<Duration>) -> Result<(), S
 
 /// The failure of a call with invalid options.
 pub(crate) fn refused(reason: String) -> Failure {
-    Failure::new("INVALID_OPTIONS", reason)
+    Failure::new(codes::INVALID_OPTIONS, reason)
 }
 
 /// Rejects an invalid retry policy, for example one with neither a limit of attempts nor a delay.

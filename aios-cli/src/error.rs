@@ -3,7 +3,7 @@
 use std::io;
 
 use aios_agents::RuntimeError;
-use aios_core::{broker::BrokerError, store::StoreError};
+use aios_core::{broker::BrokerError, catalog::codes, store::StoreError};
 use aios_service::{
     ServiceError,
     client::{ClientError, ResultError},
@@ -14,13 +14,13 @@ use aios_service::{
 use crate::exit;
 
 /// The code with which a service answers requests to paths that it does not have.
-const NO_PATH: &str = "ROUTE_NOT_FOUND";
+const NO_PATH: &str = codes::ROUTE_NOT_FOUND;
 
 /// The number of SIGINT.
 const INTERRUPT: i32 = 2;
 
 /// The code of arguments that cannot be used.
-pub(crate) const INVALID_ARGUMENTS: &str = "INVALID_REQUEST";
+pub(crate) const INVALID_ARGUMENTS: &str = codes::INVALID_REQUEST;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +83,7 @@ impl CliError {
             Self::Refused(_) => "NOT_CONFIRMED",
             Self::Missing { code, .. } => code,
             Self::Faults(_) => "FAULTS_FOUND",
-            Self::Interrupted | Self::Terminated => "INTERRUPTED",
+            Self::Interrupted | Self::Terminated => codes::INTERRUPTED,
         }
     }
 

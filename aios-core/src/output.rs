@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::{
     BoxFuture,
+    catalog::codes,
     event::{EventError, Payload, is_segment},
     store::{StoreError, StreamId},
 };
@@ -66,10 +67,10 @@ impl OutputError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::InvalidName { .. } => "INVALID_OUTPUT_STREAM",
-            Self::Unavailable { .. } => "OUTPUT_UNAVAILABLE",
-            Self::Backlog { .. } => "OUTPUT_BACKLOG",
-            Self::TooLarge { .. } => "EVENT_TOO_LARGE",
+            Self::InvalidName { .. } => codes::INVALID_OUTPUT_STREAM,
+            Self::Unavailable { .. } => codes::OUTPUT_UNAVAILABLE,
+            Self::Backlog { .. } => codes::OUTPUT_BACKLOG,
+            Self::TooLarge { .. } => codes::EVENT_TOO_LARGE,
             Self::InvalidData(error) => error.code(),
             Self::Store(error) => error.code(),
         }

@@ -6,7 +6,7 @@
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
-use aios_core::{BoxFuture, agent::TaskError, event::Payload, failure::Failure};
+use aios_core::{BoxFuture, agent::TaskError, catalog::codes, event::Payload, failure::Failure};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -15,9 +15,6 @@ use crate::model::Message;
 /// Reads its input from JSON, because tasks are JSON.
 pub(crate) type Check =
     dyn Fn(Payload) -> BoxFuture<'static, Result<Verdict, TaskError>> + Send + Sync;
-
-/// Code of the failure of a run that a guardrail has stopped.
-pub(crate) const TRIPPED: &str = "GUARDRAIL_TRIPPED";
 
 /// A check of the messages that an agent gets, or of its output.
 ///
@@ -178,8 +175,11 @@ impl Tripped<'_> {
     /// Its details are the event.
     pub(crate) fn to_failure(&self) -> Failure {
         let Self { guardrail, reason, .. } = self;
-        Failure::new(TRIPPED, format!("guardrail {guardrail} has stopped the run: {reason}"))
-            .with_details(json!(self))
+        Failure::new(
+            codes::GUARDRAIL_TRIPPED,
+            format!("guardrail {guardrail} has stopped the run: {reason}"),
+        )
+        .with_details(json!(self))
     }
 }
 

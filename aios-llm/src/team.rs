@@ -17,7 +17,7 @@
 //! [`Tool::agent`](crate::tool::Tool::agent) or [`LlmAgent::handover`](crate::LlmAgent::handover).
 
 use aios_agents::workflow::{Answer, WorkflowContext, WorkflowError, race as first};
-use aios_core::failure::Failure;
+use aios_core::{catalog::codes, failure::Failure};
 use futures_util::future::join_all;
 
 use crate::Prompt;
@@ -80,7 +80,7 @@ pub async fn race<T: Answer>(
         })
         .enumerate()
         .collect();
-    let none = Failure::new("INVALID_PARAMETERS", "a race needs at least one agent");
+    let none = Failure::new(codes::INVALID_PARAMETERS, "a race needs at least one agent");
     let mut last = WorkflowError::failed(none);
     while !running.is_empty() {
         // Failures are awaited one by one: the race is lost only when all have failed.

@@ -36,6 +36,7 @@ use aios_agents::{Runtime, RuntimeBuilder, RuntimeError, agent::TaskClient};
 use aios_core::{
     agent::Name,
     broker::Broker,
+    catalog::codes,
     clock::SystemClock,
     store::{PageRequest, Store},
 };
@@ -211,7 +212,7 @@ impl Session {
     pub(crate) fn any_store(&self) -> Result<&AnyStore, ErrorInfo> {
         self.store.as_ref().ok_or_else(|| {
             let message = "the client has no store";
-            ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message)
+            ErrorInfo::new("runtime", codes::INVALID_RUNTIME_CONFIGURATION, message)
         })
     }
 
@@ -233,7 +234,7 @@ impl Session {
         };
         let stopped = match Arc::into_inner(self.runtime) {
             Some(runtime) => runtime.shutdown(deadline).await.map_err(ErrorInfo::from),
-            None => Err(ErrorInfo::new("runtime", "SHUTDOWN_TIMEOUT", STILL_REFERRED)),
+            None => Err(ErrorInfo::new("runtime", codes::SHUTDOWN_TIMEOUT, STILL_REFERRED)),
         };
         // The caller's mailbox receives answers of cancelled calls until the agents have stopped.
         drop(self.caller);
@@ -312,7 +313,7 @@ fn refuse(collectors: &CollectorsArg) -> Result<(), ErrorInfo> {
         (None, None) => Ok(()),
         _ => {
             let message = "this build of aios sends neither traces nor metrics: it lacks the feature `service`";
-            Err(ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message))
+            Err(ErrorInfo::new("runtime", codes::INVALID_RUNTIME_CONFIGURATION, message))
         }
     }
 }
@@ -350,7 +351,7 @@ fn unknown_workflow(workflow: &str, mut known: Vec<String>) -> ErrorInfo {
     let unknown =
         RuntimeError::UnknownWorkflow { workflow: workflow.to_owned(), registered: known };
     let message = format!("{unknown}; pass `version=` if a process that has it starts later");
-    ErrorInfo::new("runtime", "WORKFLOW_NOT_FOUND", message)
+    ErrorInfo::new("runtime", codes::WORKFLOW_NOT_FOUND, message)
 }
 
 /// The caller of a session, created on first use.

@@ -16,6 +16,7 @@ use aios_agents::{
 };
 use aios_core::{
     agent::TaskError,
+    catalog::codes,
     event::{Event, Payload},
     failure::Failure,
 };
@@ -79,7 +80,7 @@ fn call_script(script: &Py<PyAny>, payload: &Payload) -> Result<Payload, TaskErr
 
 /// The end of a run that continues as a new one, which the test does not run.
 fn continued(error: &WorkflowError) -> Failure {
-    Failure::new("CONTINUED_AS_NEW", error.to_string())
+    Failure::new(codes::CONTINUED_AS_NEW, error.to_string())
 }
 
 /// The outcome of a tested run as Python takes it.
@@ -108,7 +109,7 @@ pub(crate) fn replay<'py>(
         match aios_agents::testing::replay(Arc::clone(&workflow), &events).await {
             Ok(()) => Ok(Answer::Nothing),
             Err(ReplayError::Blocked(failure)) => Err(ErrorInfo::from_replay(failure)),
-            Err(error) => Err(ErrorInfo::new("event", "NO_JOURNAL", error.to_string())),
+            Err(error) => Err(ErrorInfo::new("event", codes::NO_JOURNAL, error.to_string())),
         }
     })
 }

@@ -7,6 +7,7 @@
 use aios_core::{
     agent::{InvalidName, TaskId},
     broker::{BrokerError, InvalidAddress},
+    catalog::codes,
     event::EventError,
     failure::Failure,
     store::StoreError,
@@ -118,19 +119,19 @@ impl AgentError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::InvalidType(_) => "INVALID_AGENT_TYPE",
-            Self::InvalidId(_) => "INVALID_AGENT_ID",
-            Self::DuplicateType { .. } => "DUPLICATE_AGENT_TYPE",
-            Self::DuplicateAgent { .. } => "DUPLICATE_AGENT",
-            Self::UnknownType { .. } => "UNKNOWN_AGENT_TYPE",
-            Self::InvalidSchema { .. } => "INVALID_AGENT_SCHEMA",
-            Self::InvalidConfig { .. } => "INVALID_AGENT_CONFIG",
-            Self::InvalidConfiguration { .. } => "INVALID_AGENT_CONFIGURATION",
+            Self::InvalidType(_) => codes::INVALID_AGENT_TYPE,
+            Self::InvalidId(_) => codes::INVALID_AGENT_ID,
+            Self::DuplicateType { .. } => codes::DUPLICATE_AGENT_TYPE,
+            Self::DuplicateAgent { .. } => codes::DUPLICATE_AGENT,
+            Self::UnknownType { .. } => codes::UNKNOWN_AGENT_TYPE,
+            Self::InvalidSchema { .. } => codes::INVALID_AGENT_SCHEMA,
+            Self::InvalidConfig { .. } => codes::INVALID_AGENT_CONFIG,
+            Self::InvalidConfiguration { .. } => codes::INVALID_AGENT_CONFIGURATION,
             Self::Broker(error) => error.code(),
             Self::Store(error) => error.code(),
             Self::Event(error) => error.code(),
-            Self::Impaired { .. } => "AGENT_HOST_IMPAIRED",
-            Self::ShutdownTimeout { .. } => "SHUTDOWN_TIMEOUT",
+            Self::Impaired { .. } => codes::AGENT_HOST_IMPAIRED,
+            Self::ShutdownTimeout { .. } => codes::SHUTDOWN_TIMEOUT,
         }
     }
 }

@@ -4,9 +4,7 @@
 //! another attempt may help. Its prefix is a contract between hosts and engines of different
 //! versions.
 
-use aios_core::{agent::TaskError, failure::Failure};
-
-use super::codes;
+use aios_core::{agent::TaskError, catalog::codes, failure::Failure};
 
 /// Prefix of a reason that another attempt would not change.
 const FINAL: &str = "the agent gave it up for good: ";

@@ -44,7 +44,6 @@
 
 pub(crate) mod backoff;
 mod caller;
-pub mod codes;
 mod definition;
 mod error;
 mod host;

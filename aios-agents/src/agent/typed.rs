@@ -9,13 +9,14 @@ use std::{fmt, sync::Arc};
 
 use aios_core::{
     agent::{Agent, DynAgent, TaskContext, TaskError},
+    catalog::codes,
     event::Payload,
     failure::Failure,
 };
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::{AgentError, codes, validation::Schema};
+use super::{AgentError, validation::Schema};
 use crate::schema::schema_of;
 
 /// Adapts a typed [`Agent`] to [`DynAgent`]: checks the parameters against type and schema, and

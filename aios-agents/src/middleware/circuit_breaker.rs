@@ -16,6 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     agent::{DynAgent, TaskContext, TaskError},
+    catalog::codes,
     clock::Clock,
     event::Payload,
     failure::Failure,
@@ -23,10 +24,7 @@ use aios_core::{
 use parking_lot::Mutex;
 
 use super::Middleware;
-use crate::{
-    agent::{AgentError, codes},
-    options::check_span,
-};
+use crate::{agent::AgentError, options::check_span};
 
 /// Rejects tasks for some time after several consecutive failures, with
 /// [`CIRCUIT_OPEN`](codes::CIRCUIT_OPEN), which is retryable. Then lets one task through as a probe

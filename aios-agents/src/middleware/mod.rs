@@ -50,13 +50,14 @@ use std::{fmt, sync::Arc};
 
 use aios_core::{
     agent::{DynAgent, TaskContext, TaskError},
+    catalog::codes,
     event::Payload,
     failure::Failure,
 };
 use async_trait::async_trait;
 use serde_json::Value;
 
-use crate::agent::{AgentError, codes};
+use crate::agent::AgentError;
 
 pub use self::{
     circuit_breaker::CircuitBreaker, concurrency_limit::ConcurrencyLimit, deduplicate::Deduplicate,

@@ -10,16 +10,14 @@ use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     agent::{DynAgent, TaskContext, TaskError},
+    catalog::codes,
     clock::Clock,
     event::Payload,
     failure::Failure,
 };
 
 use super::Middleware;
-use crate::{
-    agent::{AgentError, codes},
-    options::check_span,
-};
+use crate::{agent::AgentError, options::check_span};
 
 /// Fails a task after a time, with [`TASK_TIMEOUT`](codes::TASK_TIMEOUT), which is retryable.
 ///

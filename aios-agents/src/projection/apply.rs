@@ -11,7 +11,9 @@
 
 use std::panic::AssertUnwindSafe;
 
-use aios_core::{agent::TaskError, event::Pattern, failure::Failure, store::RecordedEvent};
+use aios_core::{
+    agent::TaskError, catalog::codes, event::Pattern, failure::Failure, store::RecordedEvent,
+};
 use futures_util::FutureExt;
 use tracing::warn;
 
@@ -167,7 +169,7 @@ impl<P: Projection> Runner<P> {
         let applying = AssertUnwindSafe(async { self.projection.apply(batch).await });
         let applied = applying.catch_unwind().await;
         let applied = applied.unwrap_or_else(|panic| {
-            Err(TaskError::retryable(panic_failure("PROJECTION_PANICKED", &*panic)))
+            Err(TaskError::retryable(panic_failure(codes::PROJECTION_PANICKED, &*panic)))
         });
         if applied.is_ok() {
             let name = self.name.to_string();

@@ -1,9 +1,7 @@
 //! Errors that interrupt a projection. Failures of the projection's own code are not among them:
 //! they are retried, or become dead letters.
 
-use aios_core::{agent::TaskError, failure::Failure, store::StoreError};
-
-use crate::agent::codes::INVALID_OUTPUT;
+use aios_core::{agent::TaskError, catalog::codes, failure::Failure, store::StoreError};
 
 /// Why a projection was interrupted.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +38,7 @@ impl RunnerError {
             "it is {position}, and the log ends at {head}: the view belongs to another log, or the log \
              was restored from an older backup"
         );
-        Self::Position { failure: Failure::new(INVALID_OUTPUT, message), retryable: false }
+        Self::Position { failure: Failure::new(codes::INVALID_OUTPUT, message), retryable: false }
     }
 
     /// Whether the error is transient.
@@ -58,7 +56,7 @@ impl RunnerError {
             Self::Store(error) => error.code(),
             Self::Position { failure, .. } => &failure.code,
             Self::Event(error) => error.code(),
-            Self::Stopped => "PROJECTION_STOPPED",
+            Self::Stopped => codes::PROJECTION_STOPPED,
         }
     }
 }

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use aios_core::{
+    catalog::codes,
     event::{EventId, Metadata, Payload},
     failure::Failure,
     store::{EventStore, RecordedEvent, RunRecord, RunStatus, StoreError, StreamId},
@@ -537,5 +538,5 @@ fn signaled<T: Serialize + ?Sized>(name: &str, payload: &T) -> Result<Entry, Run
 
 /// Used for a run that ended without a result and without a failure.
 fn unexplained() -> Failure {
-    Failure::new("RUN_FAILED", "the run ended without an explanation")
+    Failure::new(codes::RUN_FAILED, "the run ended without an explanation")
 }

@@ -21,6 +21,7 @@ use std::{
 use aios_core::{
     Chain,
     agent::{DynAgent, TaskContext, TaskError, TaskQueued},
+    catalog::codes,
     event::{EventId, Metadata, Payload},
     failure::Failure,
     retry::Backoff,
@@ -152,7 +153,7 @@ impl DynAgent for WorkflowAgent {
             }
             () = context.cancelled() => {
                 let message = "the task was cancelled";
-                Err(TaskError::terminal(Failure::new("TASK_CANCELLED", message)))
+                Err(TaskError::terminal(Failure::new(codes::TASK_CANCELLED, message)))
             }
         }
     }

@@ -22,6 +22,7 @@ use std::{
 
 use aios_core::{
     agent::{TaskAssigned, TaskCompleted, TaskFailed},
+    catalog::codes,
     clock::{Clock, SystemClock, VirtualClock},
     event::{Event, EventId, Metadata, Payload, Timestamp},
     failure::Failure,
@@ -126,7 +127,10 @@ impl TestedRun {
             Some(Err(error)) => Err(error.clone()),
             None => {
                 let waits = || {
-                    Failure::new("RUN_STALLED", "the run waits for something that is not scripted")
+                    Failure::new(
+                        codes::RUN_STALLED,
+                        "the run waits for something that is not scripted",
+                    )
                 };
                 Err(WorkflowError::failed(self.blocked.clone().unwrap_or_else(waits)))
             }

@@ -4,6 +4,7 @@ use std::{collections::HashMap, fmt, future::Future, sync::Arc, time::Duration};
 
 use aios_core::{
     agent::{InvalidName, TaskError},
+    catalog::codes,
     event::Payload,
     failure::Failure,
 };
@@ -181,7 +182,7 @@ impl WorkflowTest {
         match self.agents.get(agent_type) {
             Some(script) => script(parameters),
             None => Err(TaskError::terminal(Failure::new(
-                "AGENT_NOT_FOUND",
+                codes::AGENT_NOT_FOUND,
                 format!("no agent of type {agent_type} is scripted"),
             ))),
         }
@@ -192,7 +193,7 @@ impl WorkflowTest {
         match self.children.get(workflow) {
             Some(script) => script(input).map_err(|error| error.failure),
             None => Err(Failure::new(
-                "WORKFLOW_NOT_FOUND",
+                codes::WORKFLOW_NOT_FOUND,
                 format!("no child of workflow {workflow} is scripted"),
             )),
         }

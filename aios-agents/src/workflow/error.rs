@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, error::Error, fmt};
 
 use aios_core::{
     agent::TaskError,
+    catalog::codes,
     event::Payload,
     failure::{Details, Failure},
 };
@@ -92,15 +93,15 @@ pub(crate) enum Kind {
 
 impl WorkflowError {
     /// Failure code of errors without a code of their own.
-    pub const FAILED: &'static str = "WORKFLOW_FAILED";
+    pub const FAILED: &'static str = codes::WORKFLOW_FAILED;
     /// Failure code of a cancelled run.
-    pub const CANCELLED: &'static str = "RUN_CANCELLED";
+    pub const CANCELLED: &'static str = codes::RUN_CANCELLED;
 
     /// Failure code of code that never lets the engine continue: it wakes itself, makes requests or computes
     /// without end.
-    pub const BUSY: &'static str = "WORKFLOW_BUSY";
+    pub const BUSY: &'static str = codes::WORKFLOW_BUSY;
     /// Failure code of operations requested outside of the code of their own run.
-    pub const OUTSIDE: &'static str = "OPERATION_OUTSIDE_WORKFLOW";
+    pub const OUTSIDE: &'static str = codes::OPERATION_OUTSIDE_WORKFLOW;
 
     /// The workflow failed.
     #[must_use]

@@ -40,6 +40,7 @@ use std::{
 };
 
 use aios_core::{
+    catalog::codes,
     clock::Clock,
     event::{EventId, Payload, Timestamp},
     failure::Failure,
@@ -601,7 +602,7 @@ fn seen<'a>(journal: impl Iterator<Item = &'a Entry>) -> usize {
 /// thing completed, so a replay could not repeat it.
 fn foreign_await() -> Failure {
     Failure::new(
-        "FOREIGN_AWAIT",
+        codes::FOREIGN_AWAIT,
         "the workflow awaits something that is not recorded, such as a tokio timer, a spawned task \
          or a channel to a step; it can only await operations of its context and futures that depend \
          on them: move everything else into a step",

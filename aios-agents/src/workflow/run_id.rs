@@ -12,7 +12,7 @@
 //! An id proves nothing by itself: a child or a successor is recognised by what its journal says about
 //! its origin.
 
-use aios_core::event::EventId;
+use aios_core::{catalog::codes, event::EventId};
 
 /// Maximum length of a run id in bytes.
 ///
@@ -47,7 +47,7 @@ pub enum InvalidRunId {
 
 impl InvalidRunId {
     /// Failure code of an invalid id.
-    pub(crate) const CODE: &'static str = "INVALID_RUN_ID";
+    pub(crate) const CODE: &'static str = codes::INVALID_RUN_ID;
 }
 
 /// The remedy for a character that ids of existing runs may contain.

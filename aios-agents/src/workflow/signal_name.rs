@@ -1,6 +1,8 @@
 //! Names of signals. They are free text, unlike names of agents and workflows, because people choose
 //! them and no topic or stream is named after them.
 
+use aios_core::catalog::codes;
+
 /// Maximum length of a name in bytes.
 const MAX_BYTES: usize = 200;
 
@@ -26,7 +28,7 @@ pub enum InvalidSignalName {
 
 impl InvalidSignalName {
     /// Failure code of an invalid name.
-    pub(crate) const CODE: &'static str = "INVALID_SIGNAL_NAME";
+    pub(crate) const CODE: &'static str = codes::INVALID_SIGNAL_NAME;
 
     /// Checks a name.
     pub(crate) fn check(name: &str) -> Result<(), Self> {

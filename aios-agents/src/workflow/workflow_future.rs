@@ -20,7 +20,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use aios_core::{BoxFuture, event::Payload, failure::Failure};
+use aios_core::{BoxFuture, catalog::codes, event::Payload, failure::Failure};
 use tokio::task::unconstrained;
 
 use super::{Workflow, WorkflowContext, WorkflowError, error::FailedCompensation};
@@ -131,7 +131,7 @@ impl WorkflowFuture {
 
 /// The failure of code that panicked.
 fn panicked(panic: &(dyn std::any::Any + Send)) -> Failure {
-    panic_failure("WORKFLOW_PANICKED", panic)
+    panic_failure(codes::WORKFLOW_PANICKED, panic)
 }
 
 /// Runs a workflow until it ends or is cancelled. Runs the compensations unless it succeeded.

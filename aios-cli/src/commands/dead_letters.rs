@@ -1,4 +1,4 @@
-use aios_core::broker::DeadLetterFilter;
+use aios_core::{broker::DeadLetterFilter, catalog::codes};
 use aios_service::client::{Client, DeadLetter};
 use serde_json::json;
 
@@ -74,7 +74,7 @@ async fn list(
 async fn show(client: &Client, of: &Of, id: &str, output: &mut Output) -> Result<(), CliError> {
     let Some(letter) = find(client, of, id).await? else {
         let text = format!("there is no dead letter {id} of {}", of.address);
-        return Err(CliError::Missing { code: "DEAD_LETTER_NOT_FOUND", text });
+        return Err(CliError::Missing { code: codes::DEAD_LETTER_NOT_FOUND, text });
     };
     if output.is_json() {
         return Ok(output.json(&letter)?);

@@ -1,6 +1,6 @@
 use std::{error::Error, fmt};
 
-use crate::failure::Failure;
+use crate::{catalog::codes, failure::Failure};
 
 /// Why a task failed, and whether a retry may help.
 ///
@@ -39,7 +39,7 @@ pub struct TaskError {
 
 impl TaskError {
     /// Code of failures that came from an arbitrary error.
-    pub const FAILED: &'static str = "TASK_FAILED";
+    pub const FAILED: &'static str = codes::TASK_FAILED;
 
     /// A transient failure.
     #[must_use]
@@ -74,7 +74,7 @@ impl TaskError {
             .map(|(path, fault)| serde_json::json!({"path": path, "fault": fault}))
             .collect();
         let message = format!("invalid parameters: {}", text.join("; "));
-        Self::terminal(Failure::new("INVALID_PARAMETERS", message).with_details(details))
+        Self::terminal(Failure::new(codes::INVALID_PARAMETERS, message).with_details(details))
     }
 
     /// Whether this is a failure with that code.

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::{Address, InvalidAddress};
-use crate::Cause;
+use crate::{Cause, catalog::codes};
 
 /// Errors returned by a broker.
 ///
@@ -123,18 +123,18 @@ impl BrokerError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Unroutable { .. } => "UNROUTABLE",
-            Self::Rejected { .. } => "REJECTED",
-            Self::Uncertain => "UNCERTAIN",
-            Self::Timeout { .. } => "BROKER_TIMEOUT",
-            Self::TooLarge { .. } => "EVENT_TOO_LARGE",
-            Self::Blocked { .. } => "BROKER_BLOCKED",
-            Self::Closed => "BROKER_CLOSED",
-            Self::Incompatible { .. } => "INCOMPATIBLE_SUBSCRIPTION",
-            Self::UnknownAddress { .. } => "UNKNOWN_ADDRESS",
-            Self::InvalidAddress(_) => "INVALID_NAME",
-            Self::InvalidConfiguration { .. } => "INVALID_BROKER_CONFIGURATION",
-            Self::Backend { .. } => "BROKER_BACKEND",
+            Self::Unroutable { .. } => codes::UNROUTABLE,
+            Self::Rejected { .. } => codes::REJECTED,
+            Self::Uncertain => codes::UNCERTAIN,
+            Self::Timeout { .. } => codes::BROKER_TIMEOUT,
+            Self::TooLarge { .. } => codes::EVENT_TOO_LARGE,
+            Self::Blocked { .. } => codes::BROKER_BLOCKED,
+            Self::Closed => codes::BROKER_CLOSED,
+            Self::Incompatible { .. } => codes::INCOMPATIBLE_SUBSCRIPTION,
+            Self::UnknownAddress { .. } => codes::UNKNOWN_ADDRESS,
+            Self::InvalidAddress(_) => codes::INVALID_NAME,
+            Self::InvalidConfiguration { .. } => codes::INVALID_BROKER_CONFIGURATION,
+            Self::Backend { .. } => codes::BROKER_BACKEND,
         }
     }
 }

@@ -1,3 +1,4 @@
+use crate::catalog::codes;
 use std::sync::Arc;
 
 /// Errors of events, types, patterns and their data.
@@ -78,16 +79,16 @@ impl EventError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Malformed { .. } => "MALFORMED_EVENT",
-            Self::InvalidData { .. } => "INVALID_EVENT_DATA",
-            Self::InvalidId { .. } => "INVALID_EVENT_ID",
-            Self::InvalidSource { .. } => "INVALID_EVENT_SOURCE",
-            Self::InvalidType { .. } => "INVALID_EVENT_TYPE",
-            Self::ReservedType { .. } => "RESERVED_EVENT_TYPE",
-            Self::InvalidMetadata { .. } => "INVALID_METADATA",
-            Self::InvalidPattern { .. } => "INVALID_PATTERN",
-            Self::InvalidTimestamp { .. } => "INVALID_TIMESTAMP",
-            Self::InvalidCloudEvent { .. } => "INVALID_CLOUD_EVENT",
+            Self::Malformed { .. } => codes::MALFORMED_EVENT,
+            Self::InvalidData { .. } => codes::INVALID_EVENT_DATA,
+            Self::InvalidId { .. } => codes::INVALID_EVENT_ID,
+            Self::InvalidSource { .. } => codes::INVALID_EVENT_SOURCE,
+            Self::InvalidType { .. } => codes::INVALID_EVENT_TYPE,
+            Self::ReservedType { .. } => codes::RESERVED_EVENT_TYPE,
+            Self::InvalidMetadata { .. } => codes::INVALID_METADATA,
+            Self::InvalidPattern { .. } => codes::INVALID_PATTERN,
+            Self::InvalidTimestamp { .. } => codes::INVALID_TIMESTAMP,
+            Self::InvalidCloudEvent { .. } => codes::INVALID_CLOUD_EVENT,
         }
     }
 

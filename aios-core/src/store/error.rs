@@ -1,5 +1,5 @@
 use super::{Epoch, Shard, StreamId};
-use crate::{Cause, event::EventId};
+use crate::{Cause, catalog::codes, event::EventId};
 
 /// Errors returned by a store.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -202,26 +202,26 @@ impl StoreError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Conflict { .. } => "CONFLICT",
-            Self::StreamClosed { .. } => "STREAM_CLOSED",
-            Self::Fenced { .. } => "FENCED",
-            Self::DuplicateEvent { .. } => "DUPLICATE_EVENT",
-            Self::EmptyAppend { .. } => "EMPTY_APPEND",
-            Self::InvalidStream { .. } => "INVALID_STREAM",
-            Self::TooLarge { .. } => "EVENT_TOO_LARGE",
-            Self::InvalidText { .. } => "INVALID_TEXT",
-            Self::Locked { .. } => "STORE_LOCKED",
-            Self::Gone { .. } => "STORE_GONE",
-            Self::LostEvents { .. } => "STORE_LOST_EVENTS",
-            Self::AfterEnd { .. } => "POSITION_AFTER_END",
-            Self::NewerSchema { .. } => "NEWER_SCHEMA",
-            Self::InvalidRow { .. } => "INVALID_ROW",
-            Self::Corrupt { .. } => "STORE_CORRUPT",
-            Self::Full { .. } => "STORE_FULL",
-            Self::Timeout { .. } => "STORE_TIMEOUT",
-            Self::Closed => "STORE_CLOSED",
-            Self::InvalidConfiguration { .. } => "INVALID_STORE_CONFIGURATION",
-            Self::Backend { .. } => "STORE_BACKEND",
+            Self::Conflict { .. } => codes::CONFLICT,
+            Self::StreamClosed { .. } => codes::STREAM_CLOSED,
+            Self::Fenced { .. } => codes::FENCED,
+            Self::DuplicateEvent { .. } => codes::DUPLICATE_EVENT,
+            Self::EmptyAppend { .. } => codes::EMPTY_APPEND,
+            Self::InvalidStream { .. } => codes::INVALID_STREAM,
+            Self::TooLarge { .. } => codes::EVENT_TOO_LARGE,
+            Self::InvalidText { .. } => codes::INVALID_TEXT,
+            Self::Locked { .. } => codes::STORE_LOCKED,
+            Self::Gone { .. } => codes::STORE_GONE,
+            Self::LostEvents { .. } => codes::STORE_LOST_EVENTS,
+            Self::AfterEnd { .. } => codes::POSITION_AFTER_END,
+            Self::NewerSchema { .. } => codes::NEWER_SCHEMA,
+            Self::InvalidRow { .. } => codes::INVALID_ROW,
+            Self::Corrupt { .. } => codes::STORE_CORRUPT,
+            Self::Full { .. } => codes::STORE_FULL,
+            Self::Timeout { .. } => codes::STORE_TIMEOUT,
+            Self::Closed => codes::STORE_CLOSED,
+            Self::InvalidConfiguration { .. } => codes::INVALID_STORE_CONFIGURATION,
+            Self::Backend { .. } => codes::STORE_BACKEND,
         }
     }
 }

@@ -12,6 +12,7 @@
 //!
 //! Everything that can be wrong is found here, before a run exists.
 
+use aios_core::catalog::codes;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -115,8 +116,8 @@ impl LlmAgentError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::InvalidName(_) => "INVALID_NAME",
-            _ => "INVALID_LLM_AGENT",
+            Self::InvalidName(_) => codes::INVALID_NAME,
+            _ => codes::INVALID_LLM_AGENT,
         }
     }
 }

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use aios_agents::workflow::WorkflowError;
-use aios_core::{event::Payload, failure::Failure};
+use aios_core::{catalog::codes, event::Payload, failure::Failure};
 
 use super::compiled::Compiled;
 use crate::{
@@ -63,7 +63,7 @@ impl Faults {
             return Ok(());
         }
         let reason = format!("the model {did} {count} {what} in a row, the last one: {fault}");
-        Err(WorkflowError::failed(Failure::new("MODEL_FAULTS", reason)))
+        Err(WorkflowError::failed(Failure::new(codes::MODEL_FAULTS, reason)))
     }
 
     /// Counts a response without a fault.

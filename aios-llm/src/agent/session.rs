@@ -36,7 +36,7 @@ use super::{
     delegation::report,
     faults::Faults,
     handover,
-    history::{MISSING, ModelTask, SentMessages},
+    history::{ModelTask, SentMessages},
 };
 use crate::{
     budget::Spent,
@@ -60,7 +60,7 @@ pub(super) async fn run(
 ) -> Result<Payload, WorkflowError> {
     if prompt.messages.is_empty() {
         let reason = "a prompt has at least one message";
-        return Err(WorkflowError::failed(Failure::new("INVALID_PARAMETERS", reason)));
+        return Err(WorkflowError::failed(Failure::new(codes::INVALID_PARAMETERS, reason)));
     }
     let is_delegated = prompt.delegation.is_some();
     let mut session = Session::new(agent, context, prompt)?;
@@ -155,7 +155,7 @@ impl Session {
             }
         }
         let reason = format!("the agent has no result after {turns} model responses (`max_turns`)");
-        Err(WorkflowError::failed(Failure::new("TURN_LIMIT", reason)))
+        Err(WorkflowError::failed(Failure::new(codes::TURN_LIMIT, reason)))
     }
 
     /// Runs the guardrails of the current agent that check this.
@@ -227,7 +227,7 @@ impl Session {
                 Err(error) => error,
             };
             let Some(failure) = error.failure() else { return Err(error) };
-            if failure.code == MISSING && !is_whole {
+            if failure.code == codes::CONVERSATION_MISSING && !is_whole {
                 // No request was made. The next call holds the whole conversation.
                 self.sent.forget();
                 self.accounting.settle(Spent::default()).await?;
@@ -333,7 +333,7 @@ fn after_handovers(
     for name in handovers {
         let Some(next) = agent.handovers.get(&handover::tool_of(name)).map(Arc::clone) else {
             let reason = format!("agent {} hands over to no agent {name:?}", agent.name.as_str());
-            return Err(WorkflowError::failed(Failure::new("INVALID_PARAMETERS", reason)));
+            return Err(WorkflowError::failed(Failure::new(codes::INVALID_PARAMETERS, reason)));
         };
         former.push(std::mem::replace(&mut agent, next));
     }

@@ -16,7 +16,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use aios_agents::workflow::WorkflowError;
-use aios_core::{event::Payload, failure::Failure};
+use aios_core::{catalog::codes, event::Payload, failure::Failure};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -107,7 +107,7 @@ impl Session {
     ) -> Result<Option<Payload>, WorkflowError> {
         if response.finish_reason == FinishReason::Refusal {
             let reason = format!("the model refused to answer: {}", response.output_text());
-            return Err(WorkflowError::failed(Failure::new("MODEL_REFUSED", reason)));
+            return Err(WorkflowError::failed(Failure::new(codes::MODEL_REFUSED, reason)));
         }
         self.messages.push(response.to_message());
         if response.tool_calls().next().is_none() {

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use aios_core::failure::Failure;
+use aios_core::{catalog::codes, failure::Failure};
 
 use super::{Budget, Cost, Exceeded, Limits, Price, Scope, Spent, UnknownPrice};
 use crate::model::{ImageSource, ModelRequest, ModelResponse, Part, Usage};
@@ -248,7 +248,7 @@ impl Account {
                     "the cost is limited, and model {model:?} has no price; add it to the price \
                      table, or choose `UnknownPrice::Free` or `Assume`"
                 );
-                Err(Failure::new("UNKNOWN_PRICE", reason))
+                Err(Failure::new(codes::UNKNOWN_PRICE, reason))
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use aios_core::failure::Failure;
+use aios_core::{catalog::codes, failure::Failure};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -117,7 +117,7 @@ impl Scope {
 
 impl Exceeded {
     /// Code of the failure of a run that exceeds its budget.
-    pub const CODE: &'static str = "BUDGET_EXCEEDED";
+    pub const CODE: &'static str = codes::BUDGET_EXCEEDED;
 
     /// A limit of the run.
     pub(super) fn new(limit: &str, allowed: impl fmt::Display, needed: impl fmt::Display) -> Self {

@@ -26,6 +26,7 @@ use std::{
 
 use aios_core::{
     agent::TaskError,
+    catalog::codes,
     event::{Event, EventError, EventId, EventType, Timestamp},
     failure::Failure,
     store::{Append, EventStoreExt, Expected, MAX_PAGE, Store, StoreError, StreamId},
@@ -245,7 +246,7 @@ impl SubjectBudget {
             }
             if ledger.given_up.contains(key) {
                 let reason = "the run has ended in the meantime and given up its reservation";
-                return Err(TaskError::terminal(Failure::new("CONFLICT", reason)));
+                return Err(TaskError::terminal(Failure::new(codes::CONFLICT, reason)));
             }
             let limits = ledger.raised.or(self.limits);
             let amounts = limits.left_of(&ledger.sum(), wanted, least);
@@ -269,7 +270,7 @@ impl SubjectBudget {
         }
         let reason =
             format!("{MAX_CONFLICTS} other reservations of subject {subject:?} went first");
-        Err(TaskError::retryable(Failure::new("CONFLICT", reason)))
+        Err(TaskError::retryable(Failure::new(codes::CONFLICT, reason)))
     }
 
     /// Replaces a reservation with the real amounts, once for each key of a settlement. A fork has such

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use aios_core::{
-    catalog::workflow::Started,
+    catalog::{codes, workflow::Started},
     event::EventError,
     store::{PageRequest, RecordedEvent, RunFilter, RunRecord, Store, StoreError, StreamId},
 };
@@ -40,7 +40,7 @@ impl ConversationError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::UnknownRun { .. } => "RUN_NOT_FOUND",
+            Self::UnknownRun { .. } => codes::RUN_NOT_FOUND,
             Self::Event(error) => error.code(),
             Self::Store(error) => error.code(),
         }

@@ -7,7 +7,7 @@
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
-use aios_core::{agent::TaskError, failure::Failure};
+use aios_core::{agent::TaskError, catalog::codes, failure::Failure};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -73,19 +73,19 @@ impl ModelErrorKind {
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
-            Self::RateLimited => "MODEL_RATE_LIMITED",
-            Self::Overloaded => "MODEL_OVERLOADED",
-            Self::Timeout => "MODEL_TIMEOUT",
-            Self::Unavailable => "MODEL_UNAVAILABLE",
-            Self::Unauthorized => "MODEL_UNAUTHORIZED",
-            Self::InvalidRequest => "MODEL_INVALID_REQUEST",
-            Self::ContextOverflow => "MODEL_CONTEXT_OVERFLOW",
-            Self::Refused => "MODEL_REFUSED",
-            Self::InvalidResponse => "MODEL_INVALID_RESPONSE",
-            Self::RequestForbidden => "MODEL_REQUEST_FORBIDDEN",
-            Self::UnexpectedRequest => "MODEL_UNEXPECTED_REQUEST",
-            Self::CircuitOpen => "MODEL_CIRCUIT_OPEN",
-            Self::Backend => "MODEL_BACKEND",
+            Self::RateLimited => codes::MODEL_RATE_LIMITED,
+            Self::Overloaded => codes::MODEL_OVERLOADED,
+            Self::Timeout => codes::MODEL_TIMEOUT,
+            Self::Unavailable => codes::MODEL_UNAVAILABLE,
+            Self::Unauthorized => codes::MODEL_UNAUTHORIZED,
+            Self::InvalidRequest => codes::MODEL_INVALID_REQUEST,
+            Self::ContextOverflow => codes::MODEL_CONTEXT_OVERFLOW,
+            Self::Refused => codes::MODEL_REFUSED,
+            Self::InvalidResponse => codes::MODEL_INVALID_RESPONSE,
+            Self::RequestForbidden => codes::MODEL_REQUEST_FORBIDDEN,
+            Self::UnexpectedRequest => codes::MODEL_UNEXPECTED_REQUEST,
+            Self::CircuitOpen => codes::MODEL_CIRCUIT_OPEN,
+            Self::Backend => codes::MODEL_BACKEND,
         }
     }
 

@@ -24,6 +24,7 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 use aios_core::{
     BoxFuture,
     agent::{ResultExt, TaskError},
+    catalog::codes,
     event::Payload,
     failure::{Details, Failure},
     retry::RetryPolicy,
@@ -420,7 +421,7 @@ impl Tool {
     ) -> Result<String, TaskError> {
         let Work::Function(function) = &self.work else {
             let reason = format!("tool {} is a run, not a function", self.name);
-            return Err(TaskError::terminal(Failure::new("INVALID_LLM_AGENT", reason)));
+            return Err(TaskError::terminal(Failure::new(codes::INVALID_LLM_AGENT, reason)));
         };
         let returned = function(context, arguments).await.map_err(|error| self.failed(error))?;
         match returned {
@@ -483,7 +484,7 @@ impl Tool {
              ask for less, or raise `max_result_bytes`",
             self.name
         );
-        Err(Failure::new("TOOL_RESULT_TOO_LARGE", reason))
+        Err(Failure::new(codes::TOOL_RESULT_TOO_LARGE, reason))
     }
 }
 

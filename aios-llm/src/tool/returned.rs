@@ -4,15 +4,13 @@
 //! that runs the function marks what it returns, in the details of the failure. A failure without the
 //! mark is one of the engine, the broker or the store, and says nothing about the outcome of the call.
 
-use aios_core::failure::Failure;
+use aios_core::{catalog::codes, failure::Failure};
 use serde_json::Value;
-
-use super::write_log::IN_DOUBT;
 
 /// The field of the details that marks a failure.
 const MARK: &str = "is_of_tool";
 /// Codes of a function that was stopped before it returned, or does not know its outcome.
-const UNKNOWN: [&str; 2] = ["INTERRUPTED", IN_DOUBT];
+const UNKNOWN: [&str; 2] = [codes::INTERRUPTED, codes::WRITE_IN_DOUBT];
 
 /// Marks a failure that the function of a tool has returned, unless its code says that the outcome is
 /// unknown. Details that are not an object move to the field `cause`.

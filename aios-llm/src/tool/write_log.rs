@@ -16,15 +16,13 @@ use std::sync::Arc;
 
 use aios_core::{
     agent::TaskError,
+    catalog::codes,
     event::{Event, EventType},
     failure::Failure,
     store::{Append, EventStoreExt, Expected, Store, StoreError, StreamId},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-
-/// Code of a call whose outcome is unknown.
-pub(crate) const IN_DOUBT: &str = "WRITE_IN_DOUBT";
 
 /// Appends of an event that may fail before the attempt at the call does.
 const ATTEMPTS: u32 = 3;
@@ -76,7 +74,7 @@ impl WriteLog {
         Self { store }
     }
 
-    /// Records durably that a call begins. Fails with [`IN_DOUBT`] if it began before and nothing
+    /// Records durably that a call begins. Fails with `WRITE_IN_DOUBT` if it began before and nothing
     /// says how it ended.
     pub(crate) async fn begin(&self, tool: &str, key: &str) -> Result<WriteState, TaskError> {
         let stream = stream_of(key).map_err(store_failure)?;
@@ -109,7 +107,7 @@ impl WriteLog {
             return Ok(WriteState::Ended(result));
         }
         let reason = format!("a call of tool {tool} began before, and its outcome is unknown");
-        Err(TaskError::terminal(Failure::new(IN_DOUBT, reason)))
+        Err(TaskError::terminal(Failure::new(codes::WRITE_IN_DOUBT, reason)))
     }
 }
 

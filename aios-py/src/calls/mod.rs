@@ -40,7 +40,7 @@ use std::{
 };
 
 use aios_agents::RunHandle;
-use aios_core::event::Payload;
+use aios_core::{catalog::codes, event::Payload};
 use parking_lot::Mutex;
 use pyo3::{intern, prelude::*, sync::PyOnceLock};
 use tokio::{runtime::Handle, task::AbortHandle};
@@ -162,7 +162,7 @@ impl Calls {
         if !self.is_own_process() {
             let message = "the client was opened before the process forked; open another one in \
                            the child";
-            return Err(ErrorInfo::new("runtime", "FORKED", message).into_error(py));
+            return Err(ErrorInfo::new("runtime", codes::FORKED, message).into_error(py));
         }
         if self.closed.load(Ordering::Acquire) {
             return Err(ErrorInfo::closed().into_error(py));
@@ -170,7 +170,7 @@ impl Calls {
         if !self.is_own_loop(py)? {
             let message = "the client was opened on another event loop and can only be used there; \
                            open one for this loop, or use asyncio.run_coroutine_threadsafe";
-            return Err(ErrorInfo::new("runtime", "WRONG_LOOP", message).into_error(py));
+            return Err(ErrorInfo::new("runtime", codes::WRONG_LOOP, message).into_error(py));
         }
         let waiter =
             self.executors.event_loop.bind(py).call_method0(intern!(py, "create_future"))?;

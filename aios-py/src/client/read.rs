@@ -5,6 +5,7 @@
 //! closing.
 
 use aios_core::{
+    catalog::codes,
     event::Payload,
     store::{AgentFilter, PageRequest, RunFilter, RunStatus, TaskFilter},
 };
@@ -25,7 +26,7 @@ pub(super) fn statuses(names: Vec<String>) -> Result<Vec<RunStatus>, ErrorInfo> 
     let parse = |name: String| {
         let unknown = || {
             let message = format!("unknown run status {name:?}");
-            ErrorInfo::new("runtime", "INVALID_CONFIGURATION", message)
+            ErrorInfo::new("runtime", codes::INVALID_CONFIGURATION, message)
         };
         RunStatus::parse(&name).ok_or_else(unknown)
     };

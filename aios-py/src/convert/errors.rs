@@ -23,6 +23,7 @@ use aios_agents::{RunError, RuntimeError, agent::AgentError, workflow::WorkflowE
 use aios_core::{
     agent::{InvalidName, TaskError},
     broker::{BrokerError, InvalidAddress},
+    catalog::codes,
     event::{EventError, Payload},
     failure::{Details, Failure},
     output::OutputError,
@@ -35,9 +36,6 @@ use pyo3::{
 };
 
 use super::json;
-
-/// Failure code of results that are not JSON-serialisable.
-const INVALID_OUTPUT: &str = "INVALID_OUTPUT";
 
 /// An error as `aios._errors.build` takes it.
 #[derive(Clone, Debug)]
@@ -74,7 +72,7 @@ impl ErrorInfo {
 
     /// The error of calls after the client was closed.
     pub(crate) fn closed() -> Self {
-        Self::new("runtime", "RUNTIME_CLOSED", "the runtime or client was closed")
+        Self::new("runtime", codes::RUNTIME_CLOSED, "the runtime or client was closed")
     }
 
     /// Adds details.
@@ -117,7 +115,7 @@ impl ErrorInfo {
 
     /// The end of a run; its failure is the cause.
     fn from_run(kind: &'static str, run_id: &str, ended: &str, failure: Failure) -> Self {
-        let code = if kind == "run_blocked" { "RUN_BLOCKED" } else { &failure.code };
+        let code = if kind == "run_blocked" { codes::RUN_BLOCKED } else { &failure.code };
         let message = format!("run {run_id} {ended}: {}", failure.message);
         let described = Self::new(kind, code, message);
         Self { details: failure.details.clone(), cause: Some(Box::new(failure)), ..described }
@@ -199,8 +197,8 @@ pub(crate) fn stop_as_error(py: Python<'_>, error: PyErr) -> PyErr {
 
 /// The failure of code whose result is not JSON-serialisable.
 pub(crate) fn invalid_output(py: Python<'_>, error: &PyErr) -> Failure {
-    let described = task_error(py, error, INVALID_OUTPUT).failure;
-    Failure { code: INVALID_OUTPUT.to_owned(), ..described }
+    let described = task_error(py, error, codes::INVALID_OUTPUT).failure;
+    Failure { code: codes::INVALID_OUTPUT.to_owned(), ..described }
 }
 
 impl From<TaskError> for ErrorInfo {
@@ -218,7 +216,7 @@ impl From<WorkflowError> for ErrorInfo {
                 Self::from_failure("workflow_code", failure.clone(), false)
             }
             Some(failure) => Self::from_failure("task", failure.clone(), false),
-            None => Self::new("task", "CONTINUED_AS_NEW", error.to_string()),
+            None => Self::new("task", codes::CONTINUED_AS_NEW, error.to_string()),
         }
     }
 }
@@ -291,13 +289,13 @@ impl From<OutputError> for ErrorInfo {
 
 impl From<InvalidAddress> for ErrorInfo {
     fn from(error: InvalidAddress) -> Self {
-        Self::from_error("broker", "INVALID_NAME", false, &error)
+        Self::from_error("broker", codes::INVALID_NAME, false, &error)
     }
 }
 
 impl From<InvalidName> for ErrorInfo {
     fn from(error: InvalidName) -> Self {
-        Self::from_error("runtime", "INVALID_NAME", false, &error)
+        Self::from_error("runtime", codes::INVALID_NAME, false, &error)
     }
 }
 

@@ -20,7 +20,7 @@ pub(crate) mod records;
 
 use std::time::Duration;
 
-use aios_core::store::Fence;
+use aios_core::{catalog::codes, store::Fence};
 use pyo3::prelude::*;
 
 use self::errors::ErrorInfo;
@@ -29,7 +29,7 @@ use self::errors::ErrorInfo;
 pub(crate) fn seconds(py: Python<'_>, name: &str, seconds: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(seconds).map_err(|_| {
         let message = format!("{name} must be a number of seconds from 0 on, not {seconds:?}");
-        ErrorInfo::new("event", "INVALID_DURATION", message).into_error(py)
+        ErrorInfo::new("event", codes::INVALID_DURATION, message).into_error(py)
     })
 }
 

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use aios_core::store::Store;
+use aios_core::{catalog::codes, store::Store};
 use aios_llm::{Compaction, EndStrategy, LlmAgent, LlmAgentError, Streaming, gen_ai::TraceContent};
 use pyo3::prelude::*;
 use serde::Deserialize;
@@ -273,6 +273,6 @@ impl From<LlmAgentError> for ErrorInfo {
             ),
             error => error.to_string(),
         };
-        Self::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message)
+        Self::new("runtime", codes::INVALID_RUNTIME_CONFIGURATION, message)
     }
 }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use aios_core::event::Payload;
+use aios_core::{catalog::codes, event::Payload};
 use aios_llm::{
     ModelResponse, model,
     testing::{FakeProvider, FakeReply, FakeRequest},
@@ -89,7 +89,7 @@ impl NativeFakeProvider {
         let provider = running.as_ref().map(|(provider, _)| read(provider));
         provider.ok_or_else(|| {
             let message = "the provider is closed";
-            ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message).into_error(py)
+            ErrorInfo::new("runtime", codes::INVALID_RUNTIME_CONFIGURATION, message).into_error(py)
         })
     }
 }

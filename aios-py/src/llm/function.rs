@@ -15,7 +15,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use aios_core::{agent::TaskError, event::Payload};
+use aios_core::{agent::TaskError, catalog::codes, event::Payload};
 use aios_llm::{
     LanguageModel, ModelError, ModelRequest, ModelResponse,
     model::{Capabilities, ModelErrorKind, ModelStream, StreamEvent, whole},
@@ -226,7 +226,9 @@ impl NativePieces {
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) > MAX_TEXT_BYTES {
             let message = format!("the response is longer than {MAX_TEXT_BYTES} bytes");
-            return Err(ErrorInfo::new("task", "MODEL_INVALID_RESPONSE", message).into_error(py));
+            return Err(
+                ErrorInfo::new("task", codes::MODEL_INVALID_RESPONSE, message).into_error(py)
+            );
         }
         if let Some(sender) = &self.sender {
             // Fails if the call was cancelled.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use aios_core::event::Event;
+use aios_core::{catalog::codes, event::Event};
 use aios_llm::{
     LanguageModel, ModelError,
     middleware::{Cache, Circuit, CircuitBreaker, Fallback, Rate, RateLimit},
@@ -119,7 +119,7 @@ type Model = Arc<dyn LanguageModel>;
 /// An invalid option of a model.
 pub(super) fn refused(py: Python<'_>, error: &ModelError) -> PyErr {
     let message = error.to_string();
-    ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message).into_error(py)
+    ErrorInfo::new("runtime", codes::INVALID_RUNTIME_CONFIGURATION, message).into_error(py)
 }
 
 impl ModelArg {

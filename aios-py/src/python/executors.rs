@@ -25,6 +25,7 @@ use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     agent::{TaskError, TaskQueued, TaskSlot},
+    catalog::codes,
     clock::{Clock, SystemClock},
     event::Payload,
     failure::Failure,
@@ -42,8 +43,6 @@ use crate::convert::{
     json,
 };
 
-/// Failure code of an attempt whose event loop or interpreter stopped.
-const INTERRUPTED: &str = "INTERRUPTED";
 /// How long a process or a loop may take to end after a function was left.
 const LEFT: Duration = Duration::from_secs(5);
 
@@ -145,7 +144,7 @@ impl PythonExecutors {
         SystemClock.sleep(LEFT).await;
         let message =
             "the event loop or the interpreter has stopped, or the code has cancelled itself";
-        Err(TaskError::retryable(Failure::new(INTERRUPTED, message)))
+        Err(TaskError::retryable(Failure::new(codes::INTERRUPTED, message)))
     }
 
     /// Starts a call on the event loop. The guard cancels it.

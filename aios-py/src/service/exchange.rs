@@ -24,6 +24,7 @@
 //! - The session closes: the response is cut off where it is. `head` fails with `RUNTIME_CLOSED` if
 //!   there was no response yet.
 
+use aios_core::catalog::codes;
 use std::{
     convert::Infallible,
     net::{IpAddr, SocketAddr},
@@ -224,7 +225,7 @@ fn build(incoming: Incoming, body: Body) -> Option<Request> {
 
 /// The answer to a request that is not valid HTTP.
 fn malformed() -> Response {
-    refusal(StatusCode::BAD_REQUEST, "MALFORMED_REQUEST", "the request cannot be read")
+    refusal(StatusCode::BAD_REQUEST, codes::MALFORMED_REQUEST, "the request cannot be read")
 }
 
 /// The head as Python takes it. A body of known length gets the header `content-length`, except
@@ -306,7 +307,7 @@ impl NativeExchange {
 /// The error of a request without a response.
 fn ended() -> ErrorInfo {
     let message = "the runtime was closed before the request was answered";
-    ErrorInfo::new("runtime", "RUNTIME_CLOSED", message)
+    ErrorInfo::new("runtime", codes::RUNTIME_CLOSED, message)
 }
 
 impl Head {

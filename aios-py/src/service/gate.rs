@@ -8,6 +8,7 @@
 //! A request that finds no open session is answered with 503 and `Retry-After`, so that a client of
 //! a process that restarts tries again.
 
+use aios_core::catalog::codes;
 use std::sync::Arc;
 
 use aios_core::clock::{Clock, SystemClock};
@@ -69,7 +70,7 @@ pub(super) async fn serve(
 /// The answer when the runtime is not open.
 pub(super) fn closed() -> Response {
     let message = "the runtime that serves the API is not open";
-    let mut response = refusal(StatusCode::SERVICE_UNAVAILABLE, "RUNTIME_CLOSED", message);
+    let mut response = refusal(StatusCode::SERVICE_UNAVAILABLE, codes::RUNTIME_CLOSED, message);
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(1));
     response
 }
@@ -101,7 +102,8 @@ pub(super) async fn whole(response: Response) -> Result<(Response<()>, Vec<u8>),
         Ok(body) => Ok((Response::from_parts(parts, ()), body.into())),
         Err(error) => {
             warn!(%error, "failed to read the body of an answer");
-            let response = refusal(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "no body");
+            let response =
+                refusal(StatusCode::INTERNAL_SERVER_ERROR, codes::INTERNAL_ERROR, "no body");
             Err(response)
         }
     }

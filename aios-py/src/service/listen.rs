@@ -5,7 +5,7 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use aios_core::event::Payload;
+use aios_core::{catalog::codes, event::Payload};
 use aios_service::http::serve;
 use axum::{Router, extract::Request};
 use pyo3::prelude::*;
@@ -32,7 +32,7 @@ pub(super) fn listen<'py>(
         };
         let (local, listener) = bound.await.map_err(|error| {
             let message = format!("cannot listen at {address:?}: {error}");
-            ErrorInfo::new("runtime", "INVALID_CONFIGURATION", message)
+            ErrorInfo::new("runtime", codes::INVALID_CONFIGURATION, message)
         })?;
         let inner = Arc::clone(&slot);
         let router = Router::new().fallback_service(service_fn(move |request: Request| {

@@ -6,6 +6,7 @@
 //! would send the values of both. The guard [`Only`] makes the place free again, even when opening
 //! the runtime fails. A server may answer `/metrics` with the same values.
 
+use aios_core::catalog::codes;
 use std::{
     sync::{
         Arc, OnceLock,
@@ -73,12 +74,12 @@ impl MetricsExport {
             let message = format!(
                 "the interval of a collector of metrics must be from 1 s to a day, not {interval} s"
             );
-            ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message)
+            ErrorInfo::new("runtime", codes::INVALID_RUNTIME_CONFIGURATION, message)
         })?;
         if IS_EXPORTED.swap(true, Ordering::AcqRel) {
             let message = "another runtime of this process sends the metrics already, which are those of \
                            the process; pass `metrics=` to one of them";
-            return Err(ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message));
+            return Err(ErrorInfo::new("runtime", codes::INVALID_RUNTIME_CONFIGURATION, message));
         }
         let only = Only;
         let metrics = recorder().clone();
@@ -90,7 +91,7 @@ impl MetricsExport {
         let collector = self.collector.clone();
         let started = MetricsExporter::start(&self.metrics, runtime, collector, self.interval);
         self.exporter = Some(started.map_err(|error| {
-            ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", error.to_string())
+            ErrorInfo::new("runtime", codes::INVALID_RUNTIME_CONFIGURATION, error.to_string())
         })?);
         Ok(())
     }

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use aios_core::event::Timestamp;
+use aios_core::{catalog::codes, event::Timestamp};
 use aios_service::{
     auth::{
         Anonymous, ApiKey, ApiKeyHash, ApiKeys, FileKeys, JwtIssuer, JwtTokens, OidcKeys,
@@ -317,13 +317,13 @@ fn checked_prefix(py: Python<'_>, prefix: String) -> PyResult<String> {
         return Ok(prefix);
     }
     let message = format!("prefix is a path such as /api/v1, or empty, not {prefix:?}");
-    Err(ErrorInfo::new("runtime", "INVALID_CONFIGURATION", message).into_error(py))
+    Err(ErrorInfo::new("runtime", codes::INVALID_CONFIGURATION, message).into_error(py))
 }
 
 /// The error of an option.
 fn invalid(py: Python<'_>, name: &str, error: &dyn std::error::Error) -> PyErr {
     let message = format!("{name}: {error}");
-    ErrorInfo::new("runtime", "INVALID_CONFIGURATION", message).into_error(py)
+    ErrorInfo::new("runtime", codes::INVALID_CONFIGURATION, message).into_error(py)
 }
 
 /// The hash of an API key.

@@ -6,6 +6,7 @@
 //!
 //! Spans of runs that are not sent in time are not lost: the exporter sends them after the next start.
 
+use aios_core::catalog::codes;
 use std::time::Duration;
 
 use aios_agents::Runtime;
@@ -69,11 +70,11 @@ pub(crate) fn collector(argument: CollectorArg, of: &str) -> Result<Collector, E
     let (endpoint, service_name, headers, protocol) = argument;
     let invalid = |error: CollectorError| {
         let message = format!("{of}: {error}");
-        ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message)
+        ErrorInfo::new("runtime", codes::INVALID_RUNTIME_CONFIGURATION, message)
     };
     let protocol = serde_json::from_value(protocol.as_str().into()).map_err(|_| {
         let message = format!("{of}: the protocol is http/protobuf or grpc, not {protocol:?}");
-        ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message)
+        ErrorInfo::new("runtime", codes::INVALID_RUNTIME_CONFIGURATION, message)
     })?;
     let mut collector = Collector::new(&endpoint, &service_name)
         .and_then(|collector| collector.try_with_protocol(protocol))

@@ -21,6 +21,7 @@ use aios_agents::workflow::{
 };
 use aios_core::{
     agent::{Name, TaskError, TaskQueued},
+    catalog::codes,
     event::Payload,
     failure::Failure,
 };
@@ -163,7 +164,7 @@ impl NativeWorkflowContext {
         decode: Option<Py<PyAny>>,
     ) -> PyResult<Operation> {
         let request = TaskRequest {
-            agent_type: checked_name(parameters.py(), agent_type, "INVALID_AGENT_TYPE")?,
+            agent_type: checked_name(parameters.py(), agent_type, codes::INVALID_AGENT_TYPE)?,
             agent_id,
             parameters: json::write_as(parameters, || parameters_of(agent_type))?,
             timeout: optional_seconds(parameters.py(), "timeout", timeout)?,
@@ -260,7 +261,7 @@ impl NativeWorkflowContext {
     ) -> PyResult<Operation> {
         let name = format!("child {workflow:?}");
         let written = json::write_as(input, || format!("the input of {name}"))?;
-        let workflow = checked_name(input.py(), workflow, "INVALID_WORKFLOW_NAME")?;
+        let workflow = checked_name(input.py(), workflow, codes::INVALID_WORKFLOW_NAME)?;
         let request =
             ChildRequest { workflow, run_id, input: written, leave_running, cancel_when_dropped };
         self.request(input.py(), Request::Child(Box::new(request)), name, decode)
@@ -433,7 +434,7 @@ impl NativeStepContext {
 /// The failure of a step in a process that only starts runs.
 fn no_executors() -> TaskError {
     let message = "this client can't execute steps";
-    let failure = Failure::new("NO_EVENT_LOOP", message);
+    let failure = Failure::new(codes::NO_EVENT_LOOP, message);
     TaskError::terminal(failure)
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use aios_agents::workflow::{WorkflowError, block, interrupt};
-use aios_core::{event::Payload, failure::Failure};
+use aios_core::{catalog::codes, event::Payload, failure::Failure};
 use pyo3::{
     exceptions::{PyBaseException, PyRuntimeError, PyStopIteration},
     prelude::*,
@@ -155,7 +155,9 @@ fn raised_error(py: Python<'_>, error: PyErr) -> PyResult<Outcome> {
         let error = match json::write(&input) {
             Ok(input) => WorkflowError::continue_as_new(&input),
             Err(error) if ends_process(py, &error) => return Err(error),
-            Err(error) => WorkflowError::failed(task_error(py, &error, "INVALID_DATA").failure),
+            Err(error) => {
+                WorkflowError::failed(task_error(py, &error, codes::INVALID_DATA).failure)
+            }
         };
         return Ok(Err(error));
     }
@@ -168,7 +170,7 @@ fn raised_error(py: Python<'_>, error: PyErr) -> PyResult<Outcome> {
     if failure.code == WorkflowError::BUSY {
         block(failure);
     }
-    if failure.code == "WORKFLOW_CODE" {
+    if failure.code == codes::WORKFLOW_CODE {
         // Unwinds without a panic message: the engine records it as the reason why the run is blocked.
         resume_unwind(Box::new(failure.message));
     }

@@ -44,7 +44,7 @@ mod scope;
 use std::sync::Arc;
 
 use aios_agents::workflow::{Workflow, WorkflowContext, WorkflowError};
-use aios_core::{BoxFuture, agent::Name, event::Payload, failure::Failure};
+use aios_core::{BoxFuture, agent::Name, catalog::codes, event::Payload, failure::Failure};
 use pyo3::prelude::*;
 
 pub(crate) use self::{
@@ -92,7 +92,7 @@ impl Workflow for PyWorkflow {
             NativeWorkflowContext::new(context, Arc::clone(&operations), self.executors.clone());
         let bridge = native.bridge();
         let Some(begin) = &self.begin else {
-            let failure = Failure::new("NO_EVENT_LOOP", "this client can't execute runs");
+            let failure = Failure::new(codes::NO_EVENT_LOOP, "this client can't execute runs");
             return Box::pin(std::future::ready(Err(WorkflowError::failed(failure))));
         };
         let begin = Python::attach(|py| begin.clone_ref(py));

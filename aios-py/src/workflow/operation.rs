@@ -33,7 +33,7 @@ use std::{
 };
 
 use aios_agents::workflow::{OperationCall, StepCall, WorkflowContext, WorkflowError};
-use aios_core::event::Payload;
+use aios_core::{catalog::codes, event::Payload};
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use pyo3::{
@@ -456,5 +456,5 @@ fn note_violation(py: Python<'_>) -> PyResult<()> {
 fn wrong_run(py: Python<'_>) -> PyErr {
     let message = "an operation can only be awaited by the workflow run that created it, and not \
                    after it was cancelled";
-    ErrorInfo::new("workflow_code", "WORKFLOW_CODE", message).into_error(py)
+    ErrorInfo::new("workflow_code", codes::WORKFLOW_CODE, message).into_error(py)
 }

@@ -121,11 +121,11 @@ impl ClientError {
     pub fn code(&self) -> &str {
         match self {
             Self::Service { code, .. } => code,
-            Self::Unreachable { .. } => "SERVICE_UNREACHABLE",
-            Self::Timeout { .. } => "REQUEST_TIMEOUT",
-            Self::InvalidResponse { .. } => "INVALID_RESPONSE",
-            Self::InvalidConfiguration { .. } => "INVALID_CLIENT_CONFIGURATION",
-            Self::InvalidArgument { .. } => "INVALID_REQUEST",
+            Self::Unreachable { .. } => codes::SERVICE_UNREACHABLE,
+            Self::Timeout { .. } => codes::REQUEST_TIMEOUT,
+            Self::InvalidResponse { .. } => codes::INVALID_RESPONSE,
+            Self::InvalidConfiguration { .. } => codes::INVALID_CLIENT_CONFIGURATION,
+            Self::InvalidArgument { .. } => codes::INVALID_REQUEST,
             Self::Data(error) => error.code(),
         }
     }
@@ -141,7 +141,7 @@ impl ClientError {
             Self::Service { status, code, .. } => match status {
                 429 | 502 | 504 => true,
                 // The attempt before this one is still being handled.
-                409 => code == "REQUEST_IN_PROGRESS",
+                409 => code == codes::REQUEST_IN_PROGRESS,
                 503 => codes::find(code).is_none_or(|code| code.retry != codes::Retry::No),
                 _ => false,
             },
@@ -186,7 +186,7 @@ impl ClientError {
     /// How long an earlier attempt with the same key may still be handled, as far as the service knows.
     pub(super) fn open_for(&self) -> Option<Duration> {
         match self {
-            Self::Service { code, details, .. } if code == "REQUEST_IN_PROGRESS" => {
+            Self::Service { code, details, .. } if code == codes::REQUEST_IN_PROGRESS => {
                 details.get("open_for_seconds")?.as_u64().map(Duration::from_secs)
             }
             _ => None,
@@ -251,8 +251,8 @@ impl ResultError {
     pub fn code(&self) -> &str {
         match self {
             Self::Failed { failure, .. } | Self::Cancelled { failure, .. } => &failure.code,
-            Self::Blocked { .. } => "RUN_BLOCKED",
-            Self::InvalidResult { .. } => "INVALID_RESULT",
+            Self::Blocked { .. } => codes::RUN_BLOCKED,
+            Self::InvalidResult { .. } => codes::INVALID_RESULT,
             Self::Client(error) => error.code(),
         }
     }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use aios_core::Chain;
+use aios_core::{Chain, catalog::codes};
 use axum::http::header;
 use reqwest::Response;
 use serde::Deserialize;
@@ -64,7 +64,7 @@ pub(super) async fn refusal(response: Response) -> ClientError {
         // Not from the service: from something before it, such as a proxy.
         Err(_) if matches!(status, 429 | 502 | 503 | 504) => {
             let message = format!("the answer has the status {status}");
-            ("SERVICE_UNREACHABLE".to_owned(), message, Value::Null)
+            (codes::SERVICE_UNREACHABLE.to_owned(), message, Value::Null)
         }
         Err(_) => {
             let reason = format!(

@@ -6,6 +6,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use aios_core::{
+    catalog::codes,
     event::{EventId, Payload},
     failure::Failure,
     retry::Backoff,
@@ -183,7 +184,7 @@ impl RunHandle {
         let request = connection.get(&["runs", &self.id, "result"])?.with_wait(wait);
         let Some(ended) = connection.awaited(&request).await? else { return Ok(None) };
         let RunResult { id, status, result, failure } = ended;
-        let failure = |text: &str| failure.unwrap_or_else(|| Failure::new("RUN_FAILED", text));
+        let failure = |text: &str| failure.unwrap_or_else(|| Failure::new(codes::RUN_FAILED, text));
         match status {
             RunStatus::Completed => result
                 .unwrap_or_default()

@@ -14,6 +14,7 @@
 //! A refused token is only forgotten if it is still the latest: another request may have renewed it
 //! already.
 
+use aios_core::catalog::codes;
 use std::{fmt, time::Duration};
 
 use axum::http::{HeaderValue, header};
@@ -248,7 +249,7 @@ fn refused(status: u16, body: &[u8], retry_after: Option<Duration>) -> ClientErr
         Err(_) => format!("the token endpoint answers with the status {status}"),
     };
     let is_away = status == 429 || status >= 500;
-    let code = if is_away { "SERVICE_UNREACHABLE" } else { "UNAUTHENTICATED" };
+    let code = if is_away { codes::SERVICE_UNREACHABLE } else { codes::UNAUTHENTICATED };
     let (code, details) = (code.to_owned(), Value::Null);
     ClientError::Service { status, code, message, details, request_id: None, retry_after }
 }

@@ -10,6 +10,7 @@ use aios_agents::Runtime;
 use aios_core::{
     agent::Name,
     broker::{BrokerExt, Health},
+    catalog::codes,
     clock::{Clock, SystemClock},
 };
 use axum::{
@@ -127,7 +128,7 @@ async fn store(checks: &Checks) -> Option<String> {
     tokio::select! {
         biased;
         head = store.head() => head.err().map(|error| error.code().to_owned()),
-        () = checks.clock.sleep(STORE_TIMEOUT) => Some("STORE_TIMEOUT".to_owned()),
+        () = checks.clock.sleep(STORE_TIMEOUT) => Some(codes::STORE_TIMEOUT.to_owned()),
     }
 }
 

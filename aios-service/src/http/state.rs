@@ -3,7 +3,7 @@
 use std::{ops::Deref, sync::Arc};
 
 use aios_agents::Runtime;
-use aios_core::{BoxFuture, event::Timestamp, store::Store};
+use aios_core::{BoxFuture, catalog::codes, event::Timestamp, store::Store};
 use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -77,7 +77,7 @@ impl Api {
 
     /// The store; fails with `NO_STORE` in a process without one.
     pub(crate) fn store(&self) -> Result<&Arc<dyn Store>, ApiError> {
-        let missing = || ApiError::new("NO_STORE", "the process that answers has no store");
+        let missing = || ApiError::new(codes::NO_STORE, "the process that answers has no store");
         self.runtime.store().ok_or_else(missing)
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aios_agents::RuntimeError;
-use aios_core::{broker::BrokerError, store::StoreError};
+use aios_core::{broker::BrokerError, catalog::codes, store::StoreError};
 
 use crate::config::SettingsError;
 
@@ -129,16 +129,16 @@ impl ServiceError {
     pub fn code(&self) -> &str {
         match self {
             Self::Settings(error) => error.code(),
-            Self::Listen { .. } | Self::Signals { .. } => "LISTEN_FAILED",
-            Self::Interrupted { .. } => "START_INTERRUPTED",
+            Self::Listen { .. } | Self::Signals { .. } => codes::LISTEN_FAILED,
+            Self::Interrupted { .. } => codes::START_INTERRUPTED,
             Self::Telemetry { .. } | Self::Traces { .. } | Self::Metrics { .. } => {
-                "TELEMETRY_FAILED"
+                codes::TELEMETRY_FAILED
             }
             Self::Store(error) => error.code(),
             Self::Broker(error) => error.code(),
             Self::Runtime(error) => error.code(),
-            Self::NoBroker => "INVALID_RUNTIME_CONFIGURATION",
-            Self::RuntimeInUse | Self::Unresponsive { .. } => "SHUTDOWN_TIMEOUT",
+            Self::NoBroker => codes::INVALID_RUNTIME_CONFIGURATION,
+            Self::RuntimeInUse | Self::Unresponsive { .. } => codes::SHUTDOWN_TIMEOUT,
         }
     }
 

@@ -16,7 +16,7 @@ use aios_core::{
     BoxFuture,
     agent::{Name, TaskAssigned, TaskError, TaskId},
     broker::{BrokerError, BrokerExt, Mailbox, Publish},
-    catalog::agent,
+    catalog::{agent, codes},
     event::{Event, EventError, EventId, EventType, Metadata, Payload},
     failure::Failure,
 };
@@ -26,10 +26,7 @@ use super::{
     pending::{Expected, Waiting},
 };
 use crate::{
-    agent::{
-        codes,
-        names::{mailbox_of, no_agent},
-    },
+    agent::names::{mailbox_of, no_agent},
     options::{check_timeout, refused as refused_options},
 };
 

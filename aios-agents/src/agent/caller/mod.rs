@@ -120,9 +120,9 @@ impl TaskClient {
     /// # Errors
     ///
     /// Returns the failure that the agent answers;
-    /// [`AGENT_NOT_FOUND`](super::codes::AGENT_NOT_FOUND) if no subscriber takes such tasks (with a
+    /// [`AGENT_NOT_FOUND`](aios_core::catalog::codes::AGENT_NOT_FOUND) if no subscriber takes such tasks (with a
     /// subscriber to all events, the call times out instead);
-    /// [`TASK_TIMEOUT`](super::codes::TASK_TIMEOUT); or the code of a
+    /// [`TASK_TIMEOUT`](aios_core::catalog::codes::TASK_TIMEOUT); or the code of a
     /// [`BrokerError`](aios_core::broker::BrokerError::code). After a lost connection, the task may
     /// have been done nevertheless.
     ///

@@ -14,6 +14,7 @@ use aios_core::{
     Chain,
     agent::{DynAgent, TaskError},
     broker::Subscription,
+    catalog::codes,
     failure::Failure,
     store::AgentStatus,
 };
@@ -146,7 +147,7 @@ impl HostedType {
             created = created => created.unwrap_or_else(|panic| Err(panicked(&*panic))),
             () = self.shared.clock.sleep(timeout) => {
                 let message = format!("the factory did not complete within {timeout:?}");
-                Err(TaskError::retryable(Failure::new("AGENT_FACTORY_TIMEOUT", message)))
+                Err(TaskError::retryable(Failure::new(codes::AGENT_FACTORY_TIMEOUT, message)))
             }
         }
     }

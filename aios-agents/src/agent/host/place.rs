@@ -12,6 +12,7 @@
 //! The watchdog is the only writer of `is_blocked`. Consumers wait for its changes, supervisors
 //! read it when they wake up.
 
+use aios_core::catalog::codes;
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -23,7 +24,7 @@ use std::{
 
 use tokio::sync::{Notify, mpsc};
 
-use crate::{agent::codes, panic::panic_failure};
+use crate::panic::panic_failure;
 
 /// A probe of the thread or event loop that runs agent code: the runtime, or an event loop of
 /// another language.

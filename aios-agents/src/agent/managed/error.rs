@@ -1,7 +1,10 @@
 //! Errors of changing agents that are resources. Those of the store may be retryable; all others
 //! name something that the caller has to change.
 
-use aios_core::{agent::InvalidName, broker::InvalidAddress, event::EventError, store::StoreError};
+use aios_core::{
+    agent::InvalidName, broker::InvalidAddress, catalog::codes, event::EventError,
+    store::StoreError,
+};
 
 use crate::workflow::engine::is_unreadable;
 
@@ -95,15 +98,15 @@ impl ManagedAgentError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Unknown { .. } => "AGENT_NOT_FOUND",
-            Self::Exists { .. } => "AGENT_EXISTS",
-            Self::Deleted { .. } => "AGENT_DELETED",
-            Self::InCode { .. } => "AGENT_NOT_MANAGED",
-            Self::Changed { .. } => "PRECONDITION_FAILED",
-            Self::InvalidConfig { .. } | Self::InvalidName { .. } => "INVALID_AGENT_CONFIG",
-            Self::InvalidType(_) => "INVALID_AGENT_TYPE",
-            Self::InvalidId(_) => "INVALID_AGENT_ID",
-            Self::InvalidSchema { .. } => "INVALID_AGENT_SCHEMA",
+            Self::Unknown { .. } => codes::AGENT_NOT_FOUND,
+            Self::Exists { .. } => codes::AGENT_EXISTS,
+            Self::Deleted { .. } => codes::AGENT_DELETED,
+            Self::InCode { .. } => codes::AGENT_NOT_MANAGED,
+            Self::Changed { .. } => codes::PRECONDITION_FAILED,
+            Self::InvalidConfig { .. } | Self::InvalidName { .. } => codes::INVALID_AGENT_CONFIG,
+            Self::InvalidType(_) => codes::INVALID_AGENT_TYPE,
+            Self::InvalidId(_) => codes::INVALID_AGENT_ID,
+            Self::InvalidSchema { .. } => codes::INVALID_AGENT_SCHEMA,
             Self::Event(error) => error.code(),
             Self::Store(error) => error.code(),
         }

@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use aios_core::failure::Failure;
+use aios_core::{catalog::codes, failure::Failure};
 
 use crate::{
-    agent::{codes::AGENT_NOT_FOUND, mailbox_of},
+    agent::mailbox_of,
     options::{check_named, check_retry, check_span, check_timeout, refused},
     workflow::{
         InvalidSignalName, WorkflowError,
@@ -31,7 +31,7 @@ pub(super) fn checked(request: Request) -> Result<Request, WorkflowError> {
         && let Some(agent_id) = &task.agent_id
         && let Err(invalid) = mailbox_of(&task.agent_type, agent_id)
     {
-        return Err(WorkflowError::failed(Failure::from_error(AGENT_NOT_FOUND, &invalid)));
+        return Err(WorkflowError::failed(Failure::from_error(codes::AGENT_NOT_FOUND, &invalid)));
     }
     if let Request::Signal { name, .. } = &request
         && let Err(invalid) = InvalidSignalName::check(name)

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use aios_core::{event::EventError, failure::Failure};
+use aios_core::{catalog::codes, event::EventError, failure::Failure};
 use serde::de::DeserializeOwned;
 
 use crate::workflow::WorkflowError;
@@ -28,7 +28,7 @@ pub(super) fn decode_error<T>(whose: &str, error: &EventError) -> WorkflowError 
     let expected = short(std::any::type_name::<T>());
     let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
     let message = format!("{whose} is not a valid {expected}: {reason}");
-    WorkflowError::failed(Failure::new("INVALID_RESULT", message))
+    WorkflowError::failed(Failure::new(codes::INVALID_RESULT, message))
 }
 
 /// A type name without module paths.

@@ -4,6 +4,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use aios_core::{
     agent::{Name, TaskError},
+    catalog::codes,
     event::Payload,
     failure::Failure,
 };
@@ -56,7 +57,7 @@ impl WorkflowContext {
     ) -> TaskCall<T> {
         let target = agent.into();
         let agent_type = Name::new(&target.agent_type).map_err(|invalid| {
-            WorkflowError::failed(Failure::from_error("INVALID_AGENT_TYPE", &invalid))
+            WorkflowError::failed(Failure::from_error(codes::INVALID_AGENT_TYPE, &invalid))
         });
         let request = agent_type.and_then(|agent_type| {
             checked(Request::Task(Box::new(TaskRequest {
@@ -292,7 +293,7 @@ impl WorkflowContext {
         input: &(impl Serialize + ?Sized),
     ) -> ChildCall<T> {
         let workflow = Name::new(workflow).map_err(|invalid| {
-            WorkflowError::failed(Failure::from_error("INVALID_WORKFLOW_NAME", &invalid))
+            WorkflowError::failed(Failure::from_error(codes::INVALID_WORKFLOW_NAME, &invalid))
         });
         let request = workflow.and_then(|workflow| {
             let input = Payload::encode(input)?;

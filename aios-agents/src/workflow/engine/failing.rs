@@ -7,15 +7,12 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use aios_core::{Chain, failure::Failure};
+use aios_core::{Chain, catalog::codes, failure::Failure};
 use futures_util::FutureExt;
 use tracing::{error, warn};
 
 use super::{Engine, EngineError};
 use crate::panic::panic_failure;
-
-/// Failure code of an engine whose own code panicked.
-pub(super) const PANICKED: &str = "ENGINE_PANICKED";
 
 impl Engine {
     /// Whether to retry after an error. A permanent error stops the engine.
@@ -81,6 +78,6 @@ pub(super) async fn guard(
     part: impl Future<Output = ()> + Send,
 ) {
     if let Err(panic) = AssertUnwindSafe(part).catch_unwind().await {
-        engine.fail(what, &panic_failure(PANICKED, &*panic));
+        engine.fail(what, &panic_failure(codes::ENGINE_PANICKED, &*panic));
     }
 }

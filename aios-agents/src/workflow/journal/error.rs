@@ -2,6 +2,7 @@
 //! other parts of the engine.
 
 use aios_core::{
+    catalog::codes,
     event::EventError,
     failure::Failure,
     store::{RunStatus, StoreError},
@@ -59,10 +60,10 @@ impl JournalError {
     /// A stable code for this kind of error, which is that of the error of the runtime.
     pub(crate) fn code(&self) -> &'static str {
         match self {
-            Self::UnknownWorkflow { .. } => "WORKFLOW_NOT_FOUND",
-            Self::UnknownRun { .. } => "RUN_NOT_FOUND",
-            Self::Ended { .. } => "RUN_ENDED",
-            Self::Exists { .. } => "RUN_EXISTS",
+            Self::UnknownWorkflow { .. } => codes::WORKFLOW_NOT_FOUND,
+            Self::UnknownRun { .. } => codes::RUN_NOT_FOUND,
+            Self::Ended { .. } => codes::RUN_ENDED,
+            Self::Exists { .. } => codes::RUN_EXISTS,
             Self::InvalidId(_) => InvalidRunId::CODE,
             Self::Store(error) => error.code(),
             Self::Event(error) => error.code(),

@@ -17,7 +17,10 @@ use std::sync::Arc;
 use aios_core::{
     Chain,
     agent::Name,
-    catalog::workflow::{DOMAIN, SIGNALED},
+    catalog::{
+        codes,
+        workflow::{DOMAIN, SIGNALED},
+    },
     clock::Clock,
     event::{Event, EventId, Metadata},
     store::{
@@ -33,8 +36,6 @@ use crate::{
     workflow::{Registry, engine::RunOutcome, run_id},
 };
 
-/// Failure code of a run that was started as the continuation of a run that then ended differently.
-pub(crate) const NOT_CONTINUED: &str = "NOT_CONTINUED";
 /// Number of events in a page.
 ///
 /// A journal of usual length needs one query.
@@ -505,8 +506,9 @@ impl Journals {
 fn choose(rows: Vec<RunRecord>) -> Option<RunRecord> {
     // Started as the continuation of a run that then ended in another way: it never belonged to the
     // chain.
-    let is_void =
-        |row: &RunRecord| row.failure.as_ref().is_some_and(|failure| failure.code == NOT_CONTINUED);
+    let is_void = |row: &RunRecord| {
+        row.failure.as_ref().is_some_and(|failure| failure.code == codes::NOT_CONTINUED)
+    };
     let (ended, open): (Vec<_>, Vec<_>) =
         rows.into_iter().filter(|row| !is_void(row)).partition(|row| row.status.is_final());
     let open =

@@ -36,7 +36,7 @@ pub(crate) use self::{
     codec::{Codec, Record, decode},
     copy::{Fork, is_copy, mark_copy, unmark_copy},
     error::JournalError,
-    journals::{Journals, NOT_CONTINUED, on_behalf_of},
+    journals::{Journals, on_behalf_of},
     same::is_same,
     seed::{seed_of, uuid_at},
     selection::Selection,

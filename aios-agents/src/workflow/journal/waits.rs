@@ -2,12 +2,12 @@
 //!
 //! The answer comes from the read models: no journal is read, and the run need not be in memory.
 
-use aios_core::store::{
-    PageRequest, ReadModels, RunFilter, RunRecord, RunStatus, TaskFilter, TaskStatus,
+use aios_core::{
+    catalog::codes,
+    store::{PageRequest, ReadModels, RunFilter, RunRecord, RunStatus, TaskFilter, TaskStatus},
 };
 
 use super::{JournalError, Journals, journals::PAGE};
-use crate::agent::codes::{AGENT_NOT_FOUND, TASK_UNCLAIMED};
 
 impl Journals {
     /// The part of a run that does not progress, if one is known: a task that no agent has begun,
@@ -31,9 +31,9 @@ impl Journals {
             let failure = task.failure?;
             let holds = match failure.code.as_str() {
                 // A later attempt may have begun since the report.
-                TASK_UNCLAIMED => failure.details.get("attempt") == Some(task.attempt),
+                codes::TASK_UNCLAIMED => failure.details.get("attempt") == Some(task.attempt),
                 // No queue has taken an attempt, and no agent has begun one since.
-                AGENT_NOT_FOUND => true,
+                codes::AGENT_NOT_FOUND => true,
                 _ => false,
             };
             holds.then_some((task.created_at, task.agent_type, task.id, failure.message))

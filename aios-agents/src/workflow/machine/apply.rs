@@ -9,6 +9,7 @@
 
 use aios_core::{
     agent::{Name, TaskError},
+    catalog::codes,
     event::Timestamp,
     failure::Failure,
 };
@@ -188,7 +189,7 @@ impl Machine {
                 Some(operation)
             }
             (State::Open { .. }, _) => {
-                let failure = Failure::new("STEP_TIMEOUT", "the step timed out");
+                let failure = Failure::new(codes::STEP_TIMEOUT, "the step timed out");
                 self.step_ended(operation, Err(TaskError::retryable(failure)), now);
                 Some(operation)
             }
@@ -341,7 +342,7 @@ fn outcome(entry: &Entry, request: Option<&Request>) -> Option<Outcome> {
 
 /// The failure of a wait for a signal that timed out.
 pub(crate) fn signal_timeout(name: &str) -> Failure {
-    Failure::new("SIGNAL_TIMEOUT", format!("no signal {name} arrived in time"))
+    Failure::new(codes::SIGNAL_TIMEOUT, format!("no signal {name} arrived in time"))
 }
 
 /// A child that ended without a failure and without a result has the result `null`.

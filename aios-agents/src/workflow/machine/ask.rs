@@ -21,13 +21,12 @@ use std::sync::Arc;
 
 use aios_core::{
     agent::{Name, TaskError},
+    catalog::codes,
     event::{EventId, Payload, Timestamp},
     failure::Failure,
 };
 
-use super::{
-    Effect, Machine, Mismatch, Outcome, Request, State, UNKNOWN_VERSION, operation::Operation,
-};
+use super::{Effect, Machine, Mismatch, Outcome, Request, State, operation::Operation};
 use crate::workflow::journal::{
     AgentEvent, Entry, EventEmitted, OperationFailed, RetryScheduled, SignalAwaited, StatusSet,
     StepCompleted, TaskCancelled, TimerStarted, VersionMarked,
@@ -409,7 +408,7 @@ impl Machine {
             return Ok(version);
         }
         Err(Failure::new(
-            UNKNOWN_VERSION,
+            codes::UNKNOWN_VERSION,
             format!(
                 "the run follows version {version} of {change}; the code supports {oldest} to {newest}"
             ),

@@ -11,7 +11,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use aios_core::failure::Failure;
+use aios_core::{catalog::codes, failure::Failure};
 use serde_json::json;
 
 use super::Request;
@@ -31,7 +31,7 @@ pub struct Mismatch {
 
 impl Mismatch {
     /// Failure code of a mismatch.
-    pub const CODE: &'static str = "JOURNAL_MISMATCH";
+    pub const CODE: &'static str = codes::JOURNAL_MISMATCH;
 
     /// The journal has an operation that the code never requested.
     pub(super) fn not_requested(operation: u64, recorded: String) -> Self {

@@ -68,9 +68,6 @@ pub use self::{
 };
 use super::journal::{Entry, Seed};
 
-/// Failure code for a journal that pins a version of a change outside the range the code supports.
-pub(crate) const UNKNOWN_VERSION: &str = "UNKNOWN_VERSION";
-
 /// The place before the first entry. Lower places belong to inherited signals.
 const FIRST_PLACE: u64 = 1 << 32;
 

@@ -5,6 +5,7 @@ mod work;
 use aios_core::{
     Chain,
     broker::Group,
+    catalog::codes,
     store::{Store, StoreError},
 };
 use aios_service::{
@@ -26,9 +27,6 @@ use crate::{
 
 /// A group that no process uses, to ask the broker for.
 const NO_GROUP: &str = "aios.doctor";
-/// The code of an answer of the broker that there is no such group.
-const UNKNOWN: &str = "UNKNOWN_ADDRESS";
-
 /// The findings so far.
 struct Examination<'o> {
     output: &'o mut Output,
@@ -221,8 +219,8 @@ fn remedy(error: &CliError) -> &'static str {
         return remedy;
     }
     match error.code() {
-        "PERMISSION_DENIED" => "use credentials that have the permission",
-        "RATE_LIMITED" => "wait, then run `aios doctor` again",
+        codes::PERMISSION_DENIED => "use credentials that have the permission",
+        codes::RATE_LIMITED => "wait, then run `aios doctor` again",
         code if is_of_store(code) => {
             "start the database of the service, and check its database.url (AIOS_DATABASE_URL)"
         }
@@ -235,7 +233,7 @@ fn remedy(error: &CliError) -> &'static str {
 
 /// Whether a code says that the service can't use its store.
 fn is_of_store(code: &str) -> bool {
-    code.starts_with("STORE_") || ["NO_STORE", "NEWER_SCHEMA"].contains(&code)
+    code.starts_with("STORE_") || [codes::NO_STORE, codes::NEWER_SCHEMA].contains(&code)
 }
 
 /// Whether a code says that the service can't use its broker.
@@ -263,7 +261,7 @@ async fn broker_of_service(client: &Client, found: &mut Examination<'_>) -> Resu
         .map_err(CliError::from)
     {
         Err(error) if is_of_broker(error.code()) => found.failed("broker", &error).map(|()| false),
-        Err(error) if error.code() != UNKNOWN => Ok(true),
+        Err(error) if error.code() != codes::UNKNOWN_ADDRESS => Ok(true),
         // There is no such group: the broker has been asked.
         _ => found.ok("broker", "reachable from the service").map(|()| true),
     }

@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aios_agents::agent::codes::{AGENT_NOT_FOUND, TASK_UNCLAIMED};
 use aios_core::{
     broker::Group,
+    catalog::codes,
     store::{AgentStatus, RunStatus, TaskStatus},
 };
 use aios_service::client::{
     AgentQuery, Client, ClientError, Page, PageQuery, RunQuery, Task, TaskQuery,
 };
 
-use super::{Examination, UNKNOWN};
+use super::Examination;
 use crate::{
     arguments::Listed,
     commands::{lists::all_engines, runs::Pages},
@@ -113,8 +113,8 @@ async fn tasks(client: &Client, found: &mut Examination<'_>) -> Result<(), CliEr
 fn is_unclaimed(task: &Task) -> bool {
     let Some(failure) = &task.failure else { return false };
     match failure.code.as_str() {
-        TASK_UNCLAIMED => failure.details.get("attempt") == Some(task.attempt),
-        AGENT_NOT_FOUND => true,
+        codes::TASK_UNCLAIMED => failure.details.get("attempt") == Some(task.attempt),
+        codes::AGENT_NOT_FOUND => true,
         _ => false,
     }
 }
@@ -142,20 +142,20 @@ async fn runs(client: &Client, found: &mut Examination<'_>) -> Result<(), CliErr
 /// The remedy for runs that are blocked with a code.
 fn remedy(code: &str) -> &'static str {
     match code {
-        "JOURNAL_MISMATCH" | "WORKFLOW_NOT_FOUND" | "UNKNOWN_VERSION" => {
+        codes::JOURNAL_MISMATCH | codes::WORKFLOW_NOT_FOUND | codes::UNKNOWN_VERSION => {
             "deploy code that matches the journal, then `aios resume ID`"
         }
-        "FOREIGN_AWAIT"
-        | "OPERATION_OUTSIDE_WORKFLOW"
-        | "RUN_PANICKED"
-        | "WORKFLOW_BUSY"
-        | "WORKFLOW_PANICKED" => {
+        codes::FOREIGN_AWAIT
+        | codes::OPERATION_OUTSIDE_WORKFLOW
+        | codes::RUN_PANICKED
+        | codes::WORKFLOW_BUSY
+        | codes::WORKFLOW_PANICKED => {
             "correct the code of the workflow, deploy it, then `aios resume ID`"
         }
-        "JOURNAL_UNREADABLE" => {
+        codes::JOURNAL_UNREADABLE => {
             "deploy the version of aios that wrote the journal, or a later one, then `aios resume ID`"
         }
-        "EVENT_TOO_LARGE" => "return less, or raise `max_event_bytes`, then `aios resume ID`",
+        codes::EVENT_TOO_LARGE => "return less, or raise `max_event_bytes`, then `aios resume ID`",
         _ => "remove it, then `aios resume ID`",
     }
 }
@@ -172,7 +172,7 @@ async fn dead_letters(client: &Client, found: &mut Examination<'_>) -> Result<()
                 counts.push(format!("{group} has {}{}", letters.items.len(), or_more(&letters)));
             }
             // The agents of this type have never been started with this broker.
-            Err(ClientError::Service { code, .. }) if code == UNKNOWN => {}
+            Err(ClientError::Service { code, .. }) if code == codes::UNKNOWN_ADDRESS => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -27,7 +27,7 @@ use std::{
 };
 
 use aios_agents::workflow::{WorkflowContext, WorkflowError};
-use aios_core::{agent::TaskError, failure::Failure};
+use aios_core::{agent::TaskError, catalog::codes, failure::Failure};
 use parking_lot::Mutex;
 use serde::Serialize;
 
@@ -169,7 +169,7 @@ impl Accounting {
             (Some(_), None) => {
                 let reason = "the agent has a budget for each subject, and the prompt names none; \
                               call `Prompt::with_subject`";
-                return Err(WorkflowError::failed(Failure::new("INVALID_PARAMETERS", reason)));
+                return Err(WorkflowError::failed(Failure::new(codes::INVALID_PARAMETERS, reason)));
             }
         };
         let limits = subject.as_ref().map(|subject| subject.budget.limits());

@@ -9,9 +9,9 @@
 use std::time::Duration;
 
 use aios_agents::workflow::WorkflowError;
-use aios_core::{event::Payload, failure::Failure};
+use aios_core::{catalog::codes, event::Payload, failure::Failure};
 
-use super::{Calls, Checked, Ended, TIMEOUT};
+use super::{Calls, Checked, Ended};
 use crate::{
     agent::{
         AgentUpdate, Prompt,
@@ -24,7 +24,7 @@ use crate::{
 
 /// Failures of a child that never ran: the run of the caller fails.
 pub(in crate::agent) const NOT_STARTED: [&str; 4] =
-    ["WORKFLOW_NOT_FOUND", "RUN_EXISTS", "INVALID_RUN_ID", "INVALID_CHILD"];
+    [codes::WORKFLOW_NOT_FOUND, codes::RUN_EXISTS, codes::INVALID_RUN_ID, codes::INVALID_CHILD];
 
 /// How long an agent whose wall time is over has to report what it has spent.
 const GRACE: Duration = Duration::from_secs(10);
@@ -125,13 +125,13 @@ impl Calls<'_> {
             Err(error) => failure_of(error)?,
         };
         // Its result is not a report: the workflow does not know of budgets.
-        if failure.code == "INVALID_RESULT" && sums_of(&failure).is_none() {
+        if failure.code == codes::INVALID_RESULT && sums_of(&failure).is_none() {
             let workflow = &child.workflow;
             let reason = format!(
                 "workflow {workflow} is not an agent over a language model; call it with \
                  `Tool::workflow`"
             );
-            return Err(WorkflowError::failed(Failure::new("INVALID_LLM_AGENT", reason)));
+            return Err(WorkflowError::failed(Failure::new(codes::INVALID_LLM_AGENT, reason)));
         }
         self.accounting.settle_child(Err(Some(&failure)), checked.share)?;
         Ok(Err(failure))
@@ -140,7 +140,7 @@ impl Calls<'_> {
 
 /// The failure of a child that is cancelled at the end of the wall time.
 fn out_of_time() -> Failure {
-    Failure::new(TIMEOUT, "the wall time of the run is over")
+    Failure::new(codes::TASK_TIMEOUT, "the wall time of the run is over")
 }
 
 /// The failure of a child. Other errors end the code of the caller, for example a cancellation.

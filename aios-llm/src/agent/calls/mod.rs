@@ -25,7 +25,7 @@ mod refused;
 use std::time::Duration;
 
 use aios_agents::workflow::{WorkflowContext, WorkflowError};
-use aios_core::{event::Payload, failure::Failure};
+use aios_core::{catalog::codes, event::Payload, failure::Failure};
 use futures_util::future::join_all;
 use serde::de::DeserializeOwned;
 
@@ -47,13 +47,14 @@ use crate::{
     },
 };
 
-/// Code of a call that did not end in time.
-pub(super) const TIMEOUT: &str = "TASK_TIMEOUT";
-/// Code of a task that the engine refuses before it assigns it.
-const REFUSED: &str = "INVALID_OPTIONS";
 /// Failures that are not those of a tool: the run fails.
-const FATAL: [&str; 5] =
-    ["AGENT_NOT_FOUND", "TASK_UNCLAIMED", "TOOL_NOT_FOUND", REFUSED, "INVALID_LLM_AGENT"];
+const FATAL: [&str; 5] = [
+    codes::AGENT_NOT_FOUND,
+    codes::TASK_UNCLAIMED,
+    codes::TOOL_NOT_FOUND,
+    codes::INVALID_OPTIONS,
+    codes::INVALID_LLM_AGENT,
+];
 
 /// Why a call that waited for a person, or for other calls, did not run.
 const RUN_FAILS: &str = "The call did not run: another call has ended the run.";
@@ -289,7 +290,7 @@ impl Calls<'_> {
             // The model can't do anything about these. An earlier attempt at a `write` call may have
             // begun nevertheless, unless none was assigned.
             let is_fatal = FATAL.contains(&&*failure.code) && !is_write;
-            if is_fatal || failure.code == REFUSED {
+            if is_fatal || failure.code == codes::INVALID_OPTIONS {
                 return Err(error);
             }
             if !is_write {

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use aios_core::{
     Chain,
     agent::{TaskAssigned, TaskContext, TaskError},
+    catalog::codes,
     event::{Event, EventError},
     failure::Failure,
     store::{MAX_PAGE, Store, StoreError, StreamId},
@@ -38,8 +39,6 @@ pub(crate) use self::compaction::PREFIX as SUMMARY_PREFIX;
 use super::MODEL_SUFFIX;
 use crate::model::{ImageSource, Message, ModelRequest, Part};
 
-/// Code of a model call whose process does not know the conversation so far.
-pub(super) const MISSING: &str = "CONVERSATION_MISSING";
 /// Conversations that a process remembers, and their size.
 const REMEMBERED: usize = 4096;
 const REMEMBERED_BYTES: usize = 64 * 1024 * 1024;
@@ -277,7 +276,7 @@ impl Histories {
 /// same task would fail as well.
 fn missing(reason: &str) -> TaskError {
     TaskError::terminal(Failure::new(
-        MISSING,
+        codes::CONVERSATION_MISSING,
         format!("the conversation is unknown here: {reason}"),
     ))
 }

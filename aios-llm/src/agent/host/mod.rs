@@ -18,6 +18,7 @@ use std::{fmt, pin::pin, sync::Arc, time::Duration};
 
 use aios_core::{
     agent::{DynAgent, ResultExt, TaskContext, TaskError},
+    catalog::codes,
     clock::{Clock, SystemClock},
     event::{Payload, Timestamp},
     failure::Failure,
@@ -70,8 +71,6 @@ pub(super) struct ToolAgent {
     output: Value,
 }
 
-/// Code of a result that is larger than an event may be.
-const TOO_LARGE: &str = "EVENT_TOO_LARGE";
 /// Longest time that is kept for the report of an error of a model: a tenth, but at most this.
 const REPORT_TIME: Duration = Duration::from_secs(10);
 /// The same for the error of a model that has not answered by then, so that its own error comes first.
@@ -215,7 +214,7 @@ impl ToolAgent {
         let tool = &compiled.tool;
         let Some(log) = &self.agent.write_log else {
             let reason = format!("tool {} has no write log", tool.name);
-            return Err(TaskError::terminal(Failure::new("INVALID_LLM_AGENT", reason)));
+            return Err(TaskError::terminal(Failure::new(codes::INVALID_LLM_AGENT, reason)));
         };
         let call = match log.begin(&tool.name, context.idempotency_key()).await? {
             WriteState::Ended(result) => return Ok(result),
@@ -225,7 +224,7 @@ impl ToolAgent {
         let mut result = tool.run(context, arguments).await.terminal()?;
         let mut ended = call.end(&result).await;
         if let Err(error) = &ended
-            && error.failure.code == TOO_LARGE
+            && error.failure.code == codes::EVENT_TOO_LARGE
         {
             result = left_out(&error.failure.message);
             ended = call.end(&result).await;
@@ -280,7 +279,7 @@ fn time_of(context: &TaskContext, report: Duration) -> Option<Duration> {
 /// may have it.
 fn not_found(what: &str) -> TaskError {
     let reason = format!("this process has no {what}; deploy the same agent everywhere");
-    TaskError::retryable(Failure::new("TOOL_NOT_FOUND", reason))
+    TaskError::retryable(Failure::new(codes::TOOL_NOT_FOUND, reason))
 }
 
 /// The output stream that an agent writes to, if it does and there is one.

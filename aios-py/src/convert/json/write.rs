@@ -2,7 +2,7 @@
 
 use std::{cell::Cell, fmt};
 
-use aios_core::event::Payload;
+use aios_core::{catalog::codes, event::Payload};
 use pyo3::{
     exceptions::PyTypeError,
     prelude::*,
@@ -39,7 +39,7 @@ pub(crate) fn write_as(
         let cause = std::error::Error::source(&error).map(ToString::to_string);
         let message =
             format!("{} cannot be serialised to JSON: {}", name(), cause.unwrap_or_default());
-        ErrorInfo::new("event", "INVALID_DATA", message).into_error(value.py())
+        ErrorInfo::new("event", codes::INVALID_DATA, message).into_error(value.py())
     })
 }
 

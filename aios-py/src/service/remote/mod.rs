@@ -32,7 +32,7 @@ mod run_handle;
 
 use std::{sync::Arc, time::Duration};
 
-use aios_core::{event::Payload, store::RunStatus};
+use aios_core::{catalog::codes, event::Payload, store::RunStatus};
 use aios_service::client::{
     AgentQuery, Client, ClientError, ClientOptions, EventQuery, ResultError, RunQuery, StartTask,
     TaskQuery,
@@ -77,7 +77,7 @@ pub(crate) struct NativeRemoteClient {
 
 /// The error of an operation that a service does not offer.
 fn unsupported(message: &str) -> ErrorInfo {
-    ErrorInfo::new("runtime", "INVALID_CONFIGURATION", message)
+    ErrorInfo::new("runtime", codes::INVALID_CONFIGURATION, message)
 }
 
 /// A task with the trace and the correlation of what assigns it.

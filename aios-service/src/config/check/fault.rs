@@ -3,6 +3,7 @@
 //! A fault is a value, so that programs can act on its kind; its text is for people and names the
 //! remedy.
 
+use aios_core::catalog::codes;
 use std::fmt;
 
 use crate::config::Origin;
@@ -205,7 +206,7 @@ impl SettingsError {
     /// Stable name of the error.
     #[must_use]
     pub fn code(&self) -> &'static str {
-        "INVALID_SETTINGS"
+        codes::INVALID_SETTINGS
     }
 
     /// Whether the same call may succeed later: never, without a change of the configuration.

@@ -8,6 +8,7 @@
 //! **Authorisation** is a part of the signature of each handler: it takes a [`Caller`] of the
 //! permission that it requires. The refusal names the permission.
 
+use aios_core::catalog::codes;
 use std::{marker::PhantomData, net::SocketAddr};
 
 use axum::{
@@ -40,7 +41,7 @@ async fn identify(api: &Api, parts: &Parts) -> Result<Identity, ApiError> {
     let is_repeated = |name: &&str| parts.headers.get_all(*name).iter().nth(1).is_some();
     if let Some(name) = GIVEN_ONCE.into_iter().find(is_repeated) {
         let message = format!("the request has the header `{name}` more than once");
-        return Err(ApiError::new("MALFORMED_REQUEST", message));
+        return Err(ApiError::new(codes::MALFORMED_REQUEST, message));
     }
     let extensions = &parts.extensions;
     let connected = extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0);
@@ -54,7 +55,9 @@ async fn identify(api: &Api, parts: &Parts) -> Result<Identity, ApiError> {
             Ok(None) => {}
             Err(AuthError::Unavailable { reason }) => {
                 let message = "the credentials cannot be checked for now";
-                return Err(ApiError::new("AUTHENTICATION_UNAVAILABLE", message).with_cause(reason));
+                return Err(
+                    ApiError::new(codes::AUTHENTICATION_UNAVAILABLE, message).with_cause(reason)
+                );
             }
             Err(error @ AuthError::Invalid { .. }) => {
                 tracing::debug!(%error, "refused a request");
@@ -72,7 +75,7 @@ fn unauthenticated(credentials: &Credentials<'_>) -> ApiError {
         true => "the credentials of the request are not valid",
         false => "the request has no credentials; send `Authorization: Bearer …` or `X-API-Key`",
     };
-    let error = ApiError::new("UNAUTHENTICATED", message);
+    let error = ApiError::new(codes::UNAUTHENTICATED, message);
     if is_token { error.with_challenge(Challenge::InvalidToken) } else { error }
 }
 
@@ -83,7 +86,7 @@ pub(crate) fn require(identity: &Identity, permission: &str) -> Result<(), ApiEr
     }
     let message = format!("the caller lacks the permission {permission}");
     let details = json!({ "required": permission });
-    let error = ApiError::new("PERMISSION_DENIED", message).with_details(details);
+    let error = ApiError::new(codes::PERMISSION_DENIED, message).with_details(details);
     Err(error.with_challenge(Challenge::InsufficientScope(permission.to_owned())))
 }
 

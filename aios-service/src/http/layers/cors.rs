@@ -5,6 +5,7 @@
 //! read from it, whether or not the browser asked first. Credentials are never cookies, so a page
 //! can't use those of its visitor.
 
+use aios_core::catalog::codes;
 use std::{sync::Arc, time::Duration};
 
 use axum::{
@@ -130,7 +131,7 @@ impl Source {
         match self {
             Self::Refused => {
                 let message = "pages of this origin may not use the API; see `Cors`";
-                Some(ApiError::new("ORIGIN_NOT_ALLOWED", message).into_response())
+                Some(ApiError::new(codes::ORIGIN_NOT_ALLOWED, message).into_response())
             }
             Self::Allowed { is_preflight: true, .. } => {
                 let mut response = StatusCode::NO_CONTENT.into_response();

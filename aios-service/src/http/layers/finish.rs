@@ -15,6 +15,7 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use aios_core::{
+    catalog::codes,
     clock::{Clock, SystemClock},
     event::Timestamp,
 };
@@ -97,7 +98,7 @@ pub(crate) async fn answer(api: &Api, request: Request, next: Next) -> Response 
 /// The error of a request that took too long. It may still take effect.
 fn timed_out(timeout: Duration) -> ApiError {
     let message = format!("the request took longer than {timeout:?}");
-    ApiError::new("REQUEST_TIMEOUT", message)
+    ApiError::new(codes::REQUEST_TIMEOUT, message)
 }
 
 /// The text of a panic, for the log.
@@ -207,19 +208,19 @@ fn no_path(path: &str, api_path: Option<&str>) -> ApiError {
         }
         None => (format!("there is no path {path}"), json!({ "path": path })),
     };
-    ApiError::new("ROUTE_NOT_FOUND", message).with_details(details)
+    ApiError::new(codes::ROUTE_NOT_FOUND, message).with_details(details)
 }
 
 /// An error that did not come from a handler.
 fn foreign(status: StatusCode) -> ApiError {
     match status {
-        StatusCode::NOT_FOUND => ApiError::new("ROUTE_NOT_FOUND", "there is no such path"),
+        StatusCode::NOT_FOUND => ApiError::new(codes::ROUTE_NOT_FOUND, "there is no such path"),
         StatusCode::METHOD_NOT_ALLOWED => method_not_allowed(),
         StatusCode::PAYLOAD_TOO_LARGE => {
-            ApiError::new("BODY_TOO_LARGE", "the body of the request is too large")
+            ApiError::new(codes::BODY_TOO_LARGE, "the body of the request is too large")
         }
         status if status.is_client_error() => {
-            ApiError::new("MALFORMED_REQUEST", "the request cannot be read")
+            ApiError::new(codes::MALFORMED_REQUEST, "the request cannot be read")
         }
         status => ApiError::panicked().with_cause(format!("an answer with status {status}")),
     }
@@ -228,7 +229,7 @@ fn foreign(status: StatusCode) -> ApiError {
 /// The error of a method that a path does not take.
 fn method_not_allowed() -> ApiError {
     ApiError::new(
-        "METHOD_NOT_ALLOWED",
+        codes::METHOD_NOT_ALLOWED,
         "the path does not accept this method; the header `allow` lists the methods that it accepts",
     )
 }

@@ -3,6 +3,7 @@
 //! Generated pages and generated tests show and send them, so they are requests that the API
 //! accepts.
 
+use aios_core::catalog::codes;
 use serde_json::{Value, json};
 
 use super::openapi_3_0::set;
@@ -73,7 +74,7 @@ fn of_answers() -> Vec<(&'static str, Value)> {
         "deleted_at": null,
     });
     let error = json!({
-        "error": { "code": "RUN_NOT_FOUND", "message": "there is no run order-8", "details": { "id": "order-8" } },
+        "error": { "code": codes::RUN_NOT_FOUND, "message": "there is no run order-8", "details": { "id": "order-8" } },
         "meta": { "request_id": "req-456", "timestamp": at },
     });
     vec![

@@ -18,6 +18,7 @@ mod schema_3_0;
 #[cfg(feature = "swagger")]
 pub(super) mod swagger;
 
+use aios_core::catalog::codes;
 use std::sync::Arc;
 
 use axum::{
@@ -118,7 +119,7 @@ async fn get_openapi(
         Some("3.0") => downgrade(&document),
         Some(_) => {
             let message = "`version` is `3.1` or `3.0`";
-            return Err(ApiError::new("MALFORMED_REQUEST", message));
+            return Err(ApiError::new(codes::MALFORMED_REQUEST, message));
         }
     };
     let json = [(header::CONTENT_TYPE, "application/json")];

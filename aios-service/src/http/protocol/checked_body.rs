@@ -7,6 +7,7 @@
 //! guard ─► … ─► extractor ── keeps the bytes ─► handler ── 400 or 422 ─► guard: the faults of the bytes
 //! ```
 
+use aios_core::catalog::codes;
 use std::sync::{Arc, OnceLock};
 
 use axum::{body::Bytes, http::StatusCode, response::Response};
@@ -43,7 +44,7 @@ impl CheckedBody {
         let error = response.extensions_mut().get_mut::<ApiError>();
         let (Some(body), Some(error)) = (body, error) else { return response };
         // Of the parameters of an agent, which has a schema of its own.
-        if error.details.get("faults").is_some() && error.code != "INVALID_REQUEST" {
+        if error.details.get("faults").is_some() && error.code != codes::INVALID_REQUEST {
             return response;
         }
         if is_too_deep(body) {
@@ -71,7 +72,7 @@ fn add(error: &mut ApiError, mut faults: Vec<Fault>) {
     if faults.is_empty() {
         return;
     }
-    if error.code == "INVALID_REQUEST" && faults.len() > 1 {
+    if error.code == codes::INVALID_REQUEST && faults.len() > 1 {
         let more = faults.len() - 1;
         error.message = format!("{} (and {more} more, in `details.faults`)", error.message).into();
     }

@@ -115,7 +115,7 @@ impl ApiError {
 
     /// An error of this program.
     pub(crate) fn panicked() -> Self {
-        Self::new("INTERNAL_ERROR", meaning("INTERNAL_ERROR"))
+        Self::new(codes::INTERNAL_ERROR, meaning(codes::INTERNAL_ERROR))
     }
 
     /// A resource does not exist. Its id is in the details.
@@ -131,7 +131,7 @@ impl ApiError {
         let message =
             format!("the caller sends too many requests; the next one is accepted in {wait:?}");
         let details = json!({ "retry_after_seconds": wait.as_secs_f64() });
-        let error = Self::new("RATE_LIMITED", message).with_details(details);
+        let error = Self::new(codes::RATE_LIMITED, message).with_details(details);
         Self { retry_after: Some(seconds), ..error }
     }
 
@@ -144,7 +144,7 @@ impl ApiError {
         let open_for = until.duration_since(now).as_millis().div_ceil(1000);
         let open_for = u64::try_from(open_for).unwrap_or(u64::MAX);
         let details = json!({ "open_until": until, "open_for_seconds": open_for });
-        let error = Self::new("REQUEST_IN_PROGRESS", message).with_details(details);
+        let error = Self::new(codes::REQUEST_IN_PROGRESS, message).with_details(details);
         Self { retry_after: Some(1), ..error }
     }
 

@@ -1,6 +1,7 @@
 //! `ETag`, `If-Match` and `If-None-Match` (RFC 9110, section 13): changes of resources that others have not
 //! changed since.
 
+use aios_core::catalog::codes;
 use axum::{
     extract::Request,
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
@@ -74,7 +75,7 @@ impl IfMatch {
     /// Reads `If-Match`, which a PUT and a DELETE must have.
     pub(crate) fn required(headers: &HeaderMap) -> Result<Self, ApiError> {
         let message = "the request needs `If-Match` with the `ETag` of the resource, or `*`";
-        let missing = || ApiError::new("PRECONDITION_REQUIRED", message);
+        let missing = || ApiError::new(codes::PRECONDITION_REQUIRED, message);
         tags(headers, &header::IF_MATCH).map(Self).ok_or_else(missing)
     }
 
@@ -145,7 +146,7 @@ pub(crate) fn condition_of_read(request: &Request) -> Option<IfMatch> {
 /// The error of a condition that does not hold, with the current tag if there is one.
 fn failed(message: impl Into<String>, tag: Option<&str>) -> ApiError {
     let details = tag.map_or_else(|| json!({}), |tag| json!({ "etag": tag }));
-    ApiError::new("PRECONDITION_FAILED", message).with_details(details)
+    ApiError::new(codes::PRECONDITION_FAILED, message).with_details(details)
 }
 
 /// The tags in a header; `None` without one.

@@ -4,6 +4,7 @@
 //! arrays for structs, unknown charsets, numbers with signs. These extractors accept what the
 //! OpenAPI document says and nothing else, and name the JSON path of a fault.
 
+use aios_core::catalog::codes;
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use axum::{
@@ -102,7 +103,7 @@ pub(crate) fn unreadable_body(api: &Api, rejection: &BytesRejection) -> ApiError
 
 /// Fails unless a body is JSON in UTF-8, as it is sent.
 fn media_type(headers: &HeaderMap) -> Result<(), ApiError> {
-    let unsupported = |message| Err(ApiError::new("UNSUPPORTED_MEDIA_TYPE", message));
+    let unsupported = |message| Err(ApiError::new(codes::UNSUPPORTED_MEDIA_TYPE, message));
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let text = types.next().and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut parts = text.split(';').map(str::trim);
@@ -138,14 +139,14 @@ fn is_identity(encoding: &[u8]) -> bool {
 /// The refusal of a body above the limit.
 fn too_large(api: &Api) -> ApiError {
     let limit = api.options.limits.max_body_bytes();
-    ApiError::new("BODY_TOO_LARGE", format!("the body has more than {limit} bytes"))
+    ApiError::new(codes::BODY_TOO_LARGE, format!("the body has more than {limit} bytes"))
         .with_details(json!({ "limit": limit }))
 }
 
 /// The refusal of a part that can't be read.
 fn malformed(part: &str, reason: &str) -> ApiError {
     ApiError::new(
-        "MALFORMED_REQUEST",
+        codes::MALFORMED_REQUEST,
         format!("the {part} of the request cannot be read: {reason}"),
     )
 }
@@ -155,7 +156,7 @@ fn malformed(part: &str, reason: &str) -> ApiError {
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     if is_too_deep(body) {
         let message = format!("the body is nested more than {MAX_DEPTH} levels deep");
-        return Err(ApiError::new("MALFORMED_REQUEST", message));
+        return Err(ApiError::new(codes::MALFORMED_REQUEST, message));
     }
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let mut track = serde_path_to_error::Track::new();
@@ -170,7 +171,7 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
                 // It may repeat a value.
                 let text: String = error.to_string().chars().take(MAX_MESSAGE).collect();
                 let fault = json!({ "path": path, "message": text });
-                ApiError::new("INVALID_REQUEST", format!("invalid body: {path}: {text}"))
+                ApiError::new(codes::INVALID_REQUEST, format!("invalid body: {path}: {text}"))
                     .with_details(json!({ "faults": [fault] }))
             }
             _ => malformed("body", &error.to_string()),

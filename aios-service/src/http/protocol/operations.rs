@@ -9,6 +9,7 @@
 //! **Permissions.** Handlers check them. Here they are known before a handler is called, for answers that
 //! are given without one.
 
+use aios_core::catalog::codes;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -64,13 +65,13 @@ impl Operations {
         // Extractors replace bytes that are not UTF-8.
         if percent_decode_str(query).decode_utf8().is_err() {
             let message = "the query of the request cannot be read: it is not in UTF-8";
-            return Err(ApiError::new("MALFORMED_REQUEST", message));
+            return Err(ApiError::new(codes::MALFORMED_REQUEST, message));
         }
         let given = Query::<Vec<(String, String)>>::try_from_uri(request.uri());
         let given = given.map_err(|rejection| {
             let reason = rejection.body_text();
             let message = format!("the query of the request cannot be read: {reason}");
-            ApiError::new("MALFORMED_REQUEST", message)
+            ApiError::new(codes::MALFORMED_REQUEST, message)
         })?;
         match given.0.iter().find(|(name, _)| !known.contains(name)) {
             None => Ok(()),
@@ -146,5 +147,5 @@ fn unknown(name: &str, known: &[String]) -> ApiError {
         if known.is_empty() { "it accepts none".to_owned() } else { format!("it accepts {all}") };
     let message = format!("the path has no query parameter `{shown}`{meant}; {accepted}");
     let details = json!({ "parameter": shown, "known": known, "nearest": nearest });
-    ApiError::new("MALFORMED_REQUEST", message).with_details(details)
+    ApiError::new(codes::MALFORMED_REQUEST, message).with_details(details)
 }

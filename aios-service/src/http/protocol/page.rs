@@ -3,6 +3,7 @@
 //! A cursor names the list, the last row of the page, and the digest of both with the filters of the list:
 //! another list, other filters, or a cursor that was cut off would skip rows or repeat them.
 
+use aios_core::catalog::codes;
 use std::convert::Infallible;
 
 use aios_core::store::{Page, PageRequest, StoreError};
@@ -28,7 +29,7 @@ pub(crate) fn limit(limit: Option<usize>) -> Result<usize, ApiError> {
         limit @ 1..=MAX_LIMIT => Ok(limit),
         limit => {
             let message = format!("`limit` is 1 to {MAX_LIMIT}, not {limit}");
-            Err(ApiError::new("MALFORMED_REQUEST", message))
+            Err(ApiError::new(codes::MALFORMED_REQUEST, message))
         }
     }
 }
@@ -151,7 +152,7 @@ impl List {
 pub(crate) fn invalid_cursor() -> ApiError {
     let message =
         "`after` must be the `meta.next` of an earlier page of this list, with the same filters";
-    ApiError::new("INVALID_CURSOR", message)
+    ApiError::new(codes::INVALID_CURSOR, message)
 }
 
 /// Whether the text is the key of a row in a list by time: microseconds, `/` and an id.
@@ -214,7 +215,7 @@ pub(crate) fn status<S>(
         let text: String = text.chars().take(50).collect();
         let all: Vec<_> = all.collect();
         let message = format!("{text:?} is not a status; these are: {}", all.join(", "));
-        ApiError::new("MALFORMED_REQUEST", message)
+        ApiError::new(codes::MALFORMED_REQUEST, message)
     })
 }
 

@@ -16,7 +16,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use aios_agents::{RuntimeError, runtime::RunEvents};
 use aios_core::{
     BoxFuture, Chain,
-    catalog::{agent, system},
+    catalog::{agent, codes, system},
     event::Pattern,
     store::{
         EventStoreExt, LogSubscription, PageRequest, RecordedEvent, Store, StoreError, TaskFilter,
@@ -211,7 +211,7 @@ async fn begin(store: &dyn Store, after: Option<u64>) -> Result<u64, ApiError> {
          restored from an older copy; read what you have again"
     );
     let details = json!({ "head": head, "after": after });
-    Err(ApiError::new("INVALID_CURSOR", message).with_details(details))
+    Err(ApiError::new(codes::INVALID_CURSOR, message).with_details(details))
 }
 
 /// Reads the position of the last event that the client has. It overrides the query, because a
@@ -222,7 +222,7 @@ pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError
     let position = value.to_str().ok().filter(|_| values.next().is_none());
     let position = position.and_then(number);
     let message = "`Last-Event-ID` is the position of an event, and given once";
-    position.map(Some).ok_or_else(|| ApiError::new("MALFORMED_REQUEST", message))
+    position.map(Some).ok_or_else(|| ApiError::new(codes::MALFORMED_REQUEST, message))
 }
 
 /// The answer with the events.

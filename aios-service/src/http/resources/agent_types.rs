@@ -4,7 +4,7 @@
 //! are no pages.
 
 use aios_agents::agent::AgentType as Known;
-use aios_core::event::Payload;
+use aios_core::{catalog::codes, event::Payload};
 use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
@@ -86,7 +86,7 @@ async fn get_agent_type(
     let types = managed(&api)?.types().await?;
     let found = types.into_iter().find(|known| known.agent_type == name);
     let found =
-        found.ok_or_else(|| ApiError::missing("AGENT_TYPE_NOT_FOUND", "agent type", &name))?;
+        found.ok_or_else(|| ApiError::missing(codes::AGENT_TYPE_NOT_FOUND, "agent type", &name))?;
     let found = resource(found);
     let tag = etag::of(&found);
     Ok(etag::answer(&headers, &tag, || api.document(StatusCode::OK, found)))

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use aios_core::{
     broker::{Address, DeadLetter, DeadLetterFilter, DeadLetters, Group, Mailbox},
+    catalog::codes,
     event::{EventId, Metadata, Pattern, Payload, Timestamp},
     store::{Page, PageRequest},
 };
@@ -196,7 +197,7 @@ impl LetterPage {
         if !self.has_begun {
             let message = "the last dead letter of the page before has been redriven or purged; \
                            list again without `after`";
-            return Err(ApiError::new("INVALID_CURSOR", message));
+            return Err(ApiError::new(codes::INVALID_CURSOR, message));
         }
         let next = self.last.filter(|_| self.has_more).map(|Place { number, id }| PageRequest {
             after: Some(format!("{number}/{id}")),
@@ -261,7 +262,7 @@ impl SelectionBody {
                 let ids: Result<_, _> = ids.iter().map(|id| id.parse()).collect();
                 Ok(DeadLetterFilter::Ids(ids?))
             }
-            _ => Err(ApiError::new("INVALID_REQUEST", "give `ids` or `\"all\": true`")),
+            _ => Err(ApiError::new(codes::INVALID_REQUEST, "give `ids` or `\"all\": true`")),
         }
     }
 }

@@ -7,7 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aios_agents::projection::{ProjectionDeadLetter, ProjectionHandle};
 use aios_core::{
-    catalog::system::{PROJECTION_REGISTERED, ProjectionRegistered},
+    catalog::{
+        codes,
+        system::{PROJECTION_REGISTERED, ProjectionRegistered},
+    },
     failure::Failure,
     store::{Shard, Store, StreamId},
 };
@@ -95,7 +98,7 @@ async fn running(store: &dyn Store) -> Result<BTreeSet<String>, ApiError> {
 
 /// The projection of a request; fails if it has no saved position.
 async fn found(api: &Api, name: &str) -> Result<(ProjectionHandle, Projection), ApiError> {
-    let missing = || ApiError::missing("PROJECTION_NOT_FOUND", "projection", name);
+    let missing = || ApiError::missing(codes::PROJECTION_NOT_FOUND, "projection", name);
     let projection = projections(&**api.store()?).await?.remove(name).ok_or_else(missing)?;
     Ok((api.runtime.projection_handle(name)?, projection))
 }
@@ -177,10 +180,10 @@ async fn retire_projection(
     let (handle, projection) = found(&api, &name).await?;
     if projection.is_running {
         let message = format!("a process runs the projection {name}; stop it first");
-        return Err(ApiError::new("PROJECTION_RUNNING", message));
+        return Err(ApiError::new(codes::PROJECTION_RUNNING, message));
     }
     if !handle.retire().await? {
-        return Err(ApiError::missing("PROJECTION_NOT_FOUND", "projection", &name));
+        return Err(ApiError::missing(codes::PROJECTION_NOT_FOUND, "projection", &name));
     }
     Ok(api.document(StatusCode::OK, Resource::new(KIND, name, projection)))
 }

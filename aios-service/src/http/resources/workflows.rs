@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aios_agents::RunHandle;
 use aios_core::{
+    catalog::codes,
     event::{Payload, Timestamp},
     store::{PageRequest, WorkflowRecord},
 };
@@ -135,7 +136,7 @@ async fn get_workflow(
             None => break,
         }
     }
-    let row = found.ok_or_else(|| ApiError::missing("WORKFLOW_NOT_FOUND", KIND, &id))?;
+    let row = found.ok_or_else(|| ApiError::missing(codes::WORKFLOW_NOT_FOUND, KIND, &id))?;
     let workflow = resource(row);
     let tag = etag::of(&workflow);
     Ok(etag::answer(&headers, &tag, || api.document(StatusCode::OK, workflow)))
@@ -193,7 +194,7 @@ async fn execute_workflow(
     match (body.start_at, body.delay_seconds) {
         (Some(_), Some(_)) => {
             let message = "give `start_at` or `delay_seconds`, not both";
-            return Err(ApiError::new("INVALID_REQUEST", message));
+            return Err(ApiError::new(codes::INVALID_REQUEST, message));
         }
         (Some(at), None) => start = start.at(at),
         (None, Some(delay)) => start = start.after(seconds("delay_seconds", delay)?),
@@ -287,6 +288,6 @@ async fn started(api: &Api, prefix: &Prefix, run: &RunHandle) -> Result<Response
 /// Reads a number of seconds.
 pub(crate) fn seconds(field: &str, seconds: f64) -> Result<Duration, ApiError> {
     Duration::try_from_secs_f64(seconds).map_err(|error| {
-        ApiError::new("INVALID_REQUEST", format!("`{field}` is not a duration: {error}"))
+        ApiError::new(codes::INVALID_REQUEST, format!("`{field}` is not a duration: {error}"))
     })
 }

@@ -13,6 +13,7 @@
 //! HTTP/2 has its own limits and no such text: requests with headers above the limit reach
 //! [`oversized`], and h2 refuses those that are much larger with the status alone.
 
+use aios_core::catalog::codes;
 use std::{
     io::{self, IoSlice},
     pin::Pin,
@@ -152,10 +153,10 @@ fn replacement(written: &[u8], max_header_bytes: usize) -> Option<Bytes> {
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => headers_too_large(max_header_bytes),
         StatusCode::URI_TOO_LONG => {
             let message = format!("the target of the request is longer than {MAX_TARGET} bytes");
-            ApiError::new("URI_TOO_LONG", message)
+            ApiError::new(codes::URI_TOO_LONG, message)
         }
         StatusCode::BAD_REQUEST => {
-            ApiError::new("MALFORMED_REQUEST", "the request is not one of HTTP/1.1")
+            ApiError::new(codes::MALFORMED_REQUEST, "the request is not one of HTTP/1.1")
         }
         _ => return None,
     };
@@ -188,7 +189,7 @@ fn headers_too_large(max_header_bytes: usize) -> ApiError {
     let message = format!(
         "the headers of the request are larger than {max_header_bytes} bytes, or more than {MAX_HEADERS}"
     );
-    ApiError::new("HEADERS_TOO_LARGE", message)
+    ApiError::new(codes::HEADERS_TOO_LARGE, message)
 }
 
 /// Counted for each header in addition to its text (RFC 9113, section 6.5.2).

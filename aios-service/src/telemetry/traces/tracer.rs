@@ -29,6 +29,7 @@ use std::{
 
 use aios_agents::trace::{SpanId, TraceId, TraceParent};
 use aios_core::{
+    catalog::codes,
     event::{Event, EventId, Timestamp},
     store::RecordedEvent,
 };
@@ -389,7 +390,7 @@ impl Tracer {
     fn fire(&mut self, operation: u64, at: Timestamp, spans: &mut Vec<Span>) {
         let timed_out = self.waiting.values().flatten().any(|waiting| *waiting == operation);
         let status = match timed_out {
-            true => SpanStatus::Error("SIGNAL_TIMEOUT".into()),
+            true => SpanStatus::Error(codes::SIGNAL_TIMEOUT.into()),
             false => SpanStatus::Ok,
         };
         self.end(operation, at, &status, spans);

@@ -20,6 +20,7 @@ use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
 use aios_core::{
     agent::{TaskAssigned, TaskContext, TaskControl, TaskError, TaskId, TaskInfo},
     broker::Delivery,
+    catalog::codes,
     event::{Event, Payload},
     failure::Failure,
     output::Outputs,
@@ -36,7 +37,6 @@ use super::{
 };
 use crate::{
     agent::{
-        codes,
         host::{
             hosted::{HostedAgent, HostedType},
             slot::Occupied,

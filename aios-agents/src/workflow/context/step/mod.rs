@@ -38,7 +38,7 @@ use std::{
     time::Duration,
 };
 
-use aios_core::{BoxFuture, agent::TaskError, event::Payload, retry::RetryPolicy};
+use aios_core::{BoxFuture, agent::TaskError, catalog::codes, event::Payload, retry::RetryPolicy};
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::Span;
 
@@ -303,7 +303,7 @@ impl<'a, T> StepCall<'a, T> {
 /// The failure of a step whose code panicked. It is retried, unless the panic is that of a context that
 /// was used outside of its workflow, which would happen again.
 fn panicked(panic: &(dyn std::any::Any + Send)) -> TaskError {
-    let failure = panic_failure("STEP_PANICKED", panic);
+    let failure = panic_failure(codes::STEP_PANICKED, panic);
     TaskError::retryable(failure).with_retryable(!panic.is::<Refused>())
 }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use aios_core::{
     Chain,
+    catalog::codes,
     event::{Event, EventId, Metadata},
     failure::Failure,
     store::{RecordedEvent, RunStatus, StoreError},
@@ -222,15 +223,15 @@ impl Engine {
 fn child_failure(error: &JournalError) -> Failure {
     match error {
         JournalError::UnknownWorkflow { .. } => {
-            Failure::new("WORKFLOW_NOT_FOUND", error.to_string())
+            Failure::new(codes::WORKFLOW_NOT_FOUND, error.to_string())
         }
         JournalError::Exists { run_id } => Failure::new(
-            "RUN_EXISTS",
+            codes::RUN_EXISTS,
             format!("run {run_id} already exists and was not started by this operation"),
         ),
         JournalError::InvalidId(error) => Failure::new(InvalidRunId::CODE, error.to_string()),
         JournalError::Store(_) => error.failure(),
-        error => Failure::from_error("INVALID_CHILD", error),
+        error => Failure::from_error(codes::INVALID_CHILD, error),
     }
 }
 
@@ -246,7 +247,7 @@ impl RunOutcome {
         match (self.status, self.result, self.failure) {
             (RunStatus::Completed, result, _) => Ok(result.unwrap_or_default()),
             (_, _, Some(failure)) => Err(failure),
-            (status, ..) => Err(Failure::new("CHILD_ENDED", format!("the child is {status}"))),
+            (status, ..) => Err(Failure::new(codes::CHILD_ENDED, format!("the child is {status}"))),
         }
     }
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use aios_core::{
     Chain,
-    catalog::workflow,
+    catalog::{codes, workflow},
     event::{EventError, EventId},
     failure::Failure,
     store::{EventStore, RecordedEvent, RunStatus, StoreError, StreamId},
@@ -112,7 +112,7 @@ pub(super) async fn block_unreadable(
     run_id: &Arc<str>,
     error: &EventError,
 ) -> Exit {
-    let failure = Failure::from_error("JOURNAL_UNREADABLE", error);
+    let failure = Failure::from_error(codes::JOURNAL_UNREADABLE, error);
     let asked = match last_request(engine, run_id).await {
         Ok(asked) => asked,
         Err(error) if error.is_retryable() => return Exit::Failed(error),

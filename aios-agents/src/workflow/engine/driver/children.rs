@@ -28,7 +28,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use aios_core::{event::Metadata, failure::Failure};
+use aios_core::{catalog::codes, event::Metadata, failure::Failure};
 use futures_util::FutureExt;
 
 use super::Driver;
@@ -39,7 +39,6 @@ use crate::{
         engine::{
             Engine,
             children::{AwaitedChild, Child},
-            failing::PANICKED,
         },
         journal::{ChildStarted, Entry, InheritedChild, JournalError, Parent},
     },
@@ -164,7 +163,10 @@ impl Children {
         match self.cancelling.poll_join_next(context) {
             Poll::Ready(Some(asked)) => {
                 let asked = asked.unwrap_or_else(|error| {
-                    Err(Failure::new(PANICKED, format!("children can't be cancelled: {error}")))
+                    Err(Failure::new(
+                        codes::ENGINE_PANICKED,
+                        format!("children can't be cancelled: {error}"),
+                    ))
                 });
                 self.uncancelled = self.uncancelled.take().or(asked.err());
                 Poll::Ready(())

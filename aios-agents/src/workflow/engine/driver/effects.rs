@@ -9,12 +9,13 @@ use std::sync::Arc;
 use aios_core::{
     agent::{Name, TaskAssigned, TaskCancelled, TaskError, TaskId},
     broker::Publish,
+    catalog::codes,
     failure::Failure,
 };
 
 use super::Driver;
 use crate::{
-    agent::{codes::AGENT_NOT_FOUND, mailbox_of},
+    agent::mailbox_of,
     workflow::{
         engine::tasks::{Attempt, Dispatch},
         journal::{AgentEvent, Entry},
@@ -128,7 +129,7 @@ impl Driver {
             }
             _ => Ok(None),
         };
-        let to = to.map_err(|invalid| Failure::from_error(AGENT_NOT_FOUND, &invalid))?;
+        let to = to.map_err(|invalid| Failure::from_error(codes::AGENT_NOT_FOUND, &invalid))?;
         Ok(Publish { event: record.event, to, require_route })
     }
 }

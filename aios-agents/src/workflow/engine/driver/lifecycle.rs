@@ -24,6 +24,7 @@ use std::{
 
 use aios_core::{
     BoxFuture, Chain,
+    catalog::codes,
     failure::Failure,
     store::{RecordedEvent, RunStatus},
 };
@@ -49,9 +50,6 @@ use crate::{
     },
 };
 
-/// Failure code of a panic outside of a workflow's code: in a destructor, an executor, or the
-/// engine itself.
-const PANICKED: &str = "RUN_PANICKED";
 /// How long a run that leaves memory waits to notify agents of cancelled tasks.
 const NOTICE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -112,7 +110,8 @@ async fn guarded(
     engine: &Engine,
     future: BoxFuture<'static, Departure>,
 ) -> Result<Departure, Failure> {
-    let panicked = |panic: Box<dyn std::any::Any + Send>| panic_failure(PANICKED, &*panic);
+    let panicked =
+        |panic: Box<dyn std::any::Any + Send>| panic_failure(codes::RUN_PANICKED, &*panic);
     let future = AssertUnwindSafe(future).catch_unwind();
     // Without an executor, the task of the run polls it directly.
     let Some(executor) = &engine.executor else { return future.await.map_err(panicked) };
@@ -135,7 +134,10 @@ async fn guarded(
             (Err(_), Ok(())) => {}
         },
     }
-    Err(Failure::new(PANICKED, "the executor dropped the run, perhaps because it panicked"))
+    Err(Failure::new(
+        codes::RUN_PANICKED,
+        "the executor dropped the run, perhaps because it panicked",
+    ))
 }
 
 /// Loads and drives a run. Loads it again while the store does not answer, after a lookahead that the
@@ -287,7 +289,7 @@ async fn drop_driver(
     // Before the driver is dropped: from now on, dropped operations are not abandoned.
     let closed = driver.execution.shared.close();
     let dropped = catch_unwind(AssertUnwindSafe(|| drop(driver)));
-    let panic = closed.and(dropped).map_err(|panic| panic_failure(PANICKED, &*panic));
+    let panic = closed.and(dropped).map_err(|panic| panic_failure(codes::RUN_PANICKED, &*panic));
     let exit = match (exit, panic) {
         (exit, Ok(())) => block_faulty(engine, run_id, exit).await,
         (

@@ -22,6 +22,7 @@ use std::{collections::BTreeSet, future::poll_fn, sync::Arc};
 
 use aios_core::{
     agent::Name,
+    catalog::codes,
     event::{EventError, Timestamp},
     failure::{Details, Failure},
     store::{RecordedEvent, RunStatus, StreamId},
@@ -35,7 +36,7 @@ use super::{
     children::Children,
     entries::{exit, failed, failures, read, read_entry, unreadable},
     origin::RunOrigin,
-    place::{self, WORKFLOW_NOT_FOUND},
+    place::{self},
     successor::{Beginning, Succession, take_over},
     tasks::{OpenTasks, recorded_attempts},
 };
@@ -208,7 +209,7 @@ impl Driver {
                 "no workflow {workflow} of version {version} is registered{}",
                 hint("registered", workflow.as_str(), &registry.names())
             );
-            return Err(self.block(Failure::new(WORKFLOW_NOT_FOUND, message)).await);
+            return Err(self.block(Failure::new(codes::WORKFLOW_NOT_FOUND, message)).await);
         };
         let correlation_id = self.origin.metadata.correlation_id.clone();
         let traceparent = Some(self.origin.trace.to_string().into());

@@ -6,16 +6,13 @@
 //! other. An entry that the code itself wrote, such as a status or the parameters of a
 //! task, has no such substitute and blocks the run.
 
-use aios_core::{event::EventId, failure::Failure};
+use aios_core::{catalog::codes, event::EventId, failure::Failure};
 
 use super::Driver;
 use crate::{
     failing::truncate,
     workflow::journal::{Entry, Failed, OperationFailed, Record},
 };
-
-/// Failure code of an operation whose outcome is larger than the store accepts.
-const TOO_LARGE: &str = "EVENT_TOO_LARGE";
 
 impl Driver {
     /// Replaces an oversized result with a failure; `None` if the entry is not a result, so that
@@ -82,7 +79,9 @@ fn cut(entry: &Entry) -> Option<Entry> {
 /// is the metadata that every event of the run carries.
 fn is_replaced(entry: &Entry) -> bool {
     match entry {
-        Entry::OperationFailed(failed) => failed.name.is_none() && failed.failure.code == TOO_LARGE,
+        Entry::OperationFailed(failed) => {
+            failed.name.is_none() && failed.failure.code == codes::EVENT_TOO_LARGE
+        }
         Entry::Failed(_) | Entry::Cancelled(_) => true,
         _ => false,
     }
@@ -91,7 +90,7 @@ fn is_replaced(entry: &Entry) -> bool {
 /// The failure of something that the store does not take; `what` names it.
 pub(in super::super) fn too_large(what: &str, bytes: usize, limit: usize) -> Failure {
     let message = format!("{what} is {bytes} bytes; the store accepts at most {limit}");
-    Failure::new(TOO_LARGE, message)
+    Failure::new(codes::EVENT_TOO_LARGE, message)
 }
 
 /// Names the refused one of these records, and its operation.

@@ -16,7 +16,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use aios_core::{
     Chain,
-    catalog::workflow,
+    catalog::{codes, workflow},
     failure::Failure,
     store::{Fence, RecordedEvent, StoreError},
 };
@@ -31,11 +31,7 @@ use super::{
 use crate::workflow::{
     engine::Engine,
     journal::{Entry, JournalError, Moved, decode},
-    machine::UNKNOWN_VERSION,
 };
-
-/// Failure code of a run whose workflow, or its version, no engine has.
-pub(super) const WORKFLOW_NOT_FOUND: &str = "WORKFLOW_NOT_FOUND";
 
 /// Checks that this engine is the one that a run's journal names. Returns whether it takes the run
 /// back from an engine that is gone.
@@ -94,7 +90,7 @@ impl Driver {
     /// Moves the run to an engine that may have code for it, if the failure is that this engine has
     /// none. If there is no such engine, the returned failure says so.
     pub(super) async fn move_if_no_code(&mut self, failure: Failure) -> Result<Failure, Exit> {
-        if ![WORKFLOW_NOT_FOUND, UNKNOWN_VERSION].contains(&failure.code.as_str()) {
+        if ![codes::WORKFLOW_NOT_FOUND, codes::UNKNOWN_VERSION].contains(&failure.code.as_str()) {
             return Ok(failure);
         }
         let engine = Arc::clone(&self.engine);

@@ -21,6 +21,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use aios_core::{
+    catalog::codes,
     event::{Event, EventId, Metadata, Timestamp},
     failure::Failure,
     retry::Backoff,
@@ -36,10 +37,7 @@ use super::{
 };
 use crate::workflow::{
     engine::{Engine, RunOutcome, Starting},
-    journal::{
-        Continued, Entry, Failed, JournalError, NOT_CONTINUED, Predecessor, Signaled, Started,
-        decode,
-    },
+    journal::{Continued, Entry, Failed, JournalError, Predecessor, Signaled, Started, decode},
     run_id,
 };
 
@@ -218,7 +216,7 @@ impl Driver {
 /// The failure of a run whose successor's id belongs to another run.
 fn taken(run_id: &str) -> Failure {
     let message = format!("run {run_id} already exists and does not continue this one");
-    Failure::new("RUN_EXISTS", message)
+    Failure::new(codes::RUN_EXISTS, message)
 }
 
 /// A run that may begin, as far as its predecessor is concerned.
@@ -415,7 +413,7 @@ async fn cancel_orphan(
 ) -> Exit {
     let Predecessor { run_id: other, .. } = predecessor;
     let message = format!("run {other}, which was to continue as this one, is {status}");
-    let failure = Failure::new(NOT_CONTINUED, message);
+    let failure = Failure::new(codes::NOT_CONTINUED, message);
     info!(run = %run_id, predecessor = %other, %status, "cancelled a run whose predecessor did not continue");
     let end = Entry::Cancelled(Failed::new(failure.clone()));
     let codec = match engine.journals.codec(first.event.event_type.entity()) {

@@ -25,6 +25,7 @@ use std::{
 use aios_core::{
     BoxFuture, Chain,
     broker::{BrokerError, Publish},
+    catalog::codes,
     event::Timestamp,
     failure::Failure,
     store::Fence,
@@ -283,7 +284,7 @@ fn report_undeliverable(engine: &Arc<Engine>, dispatch: Dispatch, error: &Broker
             let to = dispatch.publish.to.as_ref();
             let hosted = &engine.agent_types;
             let hint = if to.is_none() { hint(agent, hosted) } else { String::new() };
-            ("AGENT_NOT_FOUND", no_agent(agent, to) + &hint)
+            (codes::AGENT_NOT_FOUND, no_agent(agent, to) + &hint)
         }
         other => (other.code(), Chain(other).to_string()),
     };

@@ -24,6 +24,7 @@
 mod ids;
 mod record;
 
+use aios_core::catalog::codes;
 use axum::{
     body::Bytes,
     extract::{FromRequest, Request},
@@ -137,7 +138,7 @@ fn key(headers: &HeaderMap) -> Result<String, ApiError> {
             let message = format!(
                 "`Idempotency-Key` is given once, with 1 to {MAX_KEY_BYTES} printable ASCII characters"
             );
-            Err(ApiError::new("INVALID_IDEMPOTENCY_KEY", message))
+            Err(ApiError::new(codes::INVALID_IDEMPOTENCY_KEY, message))
         }
     }
 }

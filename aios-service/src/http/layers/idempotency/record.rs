@@ -21,9 +21,12 @@ use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     Cause, Chain,
-    catalog::system::{
-        self, REQUEST_ABANDONED, REQUEST_ANSWERED, REQUEST_RECEIVED, REQUEST_REFUSED,
-        RequestAnswered, RequestReceived,
+    catalog::{
+        codes,
+        system::{
+            self, REQUEST_ABANDONED, REQUEST_ANSWERED, REQUEST_RECEIVED, REQUEST_REFUSED,
+            RequestAnswered, RequestReceived,
+        },
     },
     event::{Event, EventType, Metadata, Payload, Timestamp},
     failure::Failure,
@@ -128,7 +131,7 @@ impl Record {
         let state = self.read().await?;
         if state.fingerprint.as_ref().is_some_and(|found| *found != self.fingerprint) {
             let message = "the `Idempotency-Key` was used for a request with another path or body";
-            return Err(ApiError::new("IDEMPOTENCY_KEY_REUSED", message));
+            return Err(ApiError::new(codes::IDEMPOTENCY_KEY_REUSED, message));
         }
         if let Some(answer) = state.answer {
             return Ok(Claimed::Before(replay(answer)));

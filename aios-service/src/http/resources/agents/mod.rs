@@ -9,6 +9,7 @@ mod write;
 
 use aios_agents::agent::{ManagedAgent, ManagedAgentError, ManagedAgents};
 use aios_core::{
+    catalog::codes,
     event::{Payload, Timestamp},
     store::{AgentFilter, AgentRecord, AgentStatus, PageRequest},
 };
@@ -211,5 +212,5 @@ pub(crate) async fn find(api: &Api, id: &str) -> Result<AgentRecord, ApiError> {
     let filter =
         AgentFilter { id: Some(id.to_owned()), include_deleted: true, ..AgentFilter::default() };
     let row = api.store()?.agents(&filter, &PageRequest::first(1)).await?.rows.pop();
-    row.ok_or_else(|| ApiError::missing("AGENT_NOT_FOUND", "agent", id))
+    row.ok_or_else(|| ApiError::missing(codes::AGENT_NOT_FOUND, "agent", id))
 }

@@ -7,6 +7,7 @@ mod read;
 
 use aios_agents::RunHandle;
 use aios_core::{
+    catalog::codes,
     event::{Payload, Timestamp},
     failure::Failure,
     store::{RunFilter, RunRecord, RunStatus},
@@ -109,14 +110,14 @@ pub(crate) async fn find(api: &Api, id: &str) -> Result<RunRecord, ApiError> {
         RunFilter { id: Some(id.to_owned()), include_deleted: true, ..RunFilter::default() };
     let page = aios_core::store::PageRequest::first(1);
     let row = store.runs(&filter, &page).await?.rows.pop();
-    row.ok_or_else(|| ApiError::missing("RUN_NOT_FOUND", "run", id))
+    row.ok_or_else(|| ApiError::missing(codes::RUN_NOT_FOUND, "run", id))
 }
 
 /// Whether there is a run with exactly this id.
 pub(crate) async fn exists(api: &Api, id: &str) -> Result<bool, ApiError> {
     match find(api, id).await {
         Ok(_) => Ok(true),
-        Err(error) if error.code == "RUN_NOT_FOUND" => Ok(false),
+        Err(error) if error.code == codes::RUN_NOT_FOUND => Ok(false),
         Err(error) => Err(error),
     }
 }

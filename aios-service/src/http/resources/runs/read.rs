@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use aios_agents::RunError;
 use aios_core::{
+    catalog::codes,
     event::{Payload, Timestamp},
     failure::Failure,
     store::{RunFilter, RunRecord, RunStatus, Store, StoreError, StreamId},
@@ -316,7 +317,7 @@ pub(in crate::http) fn duration(text: &str) -> Result<Duration, ApiError> {
     });
     duration.ok_or_else(|| {
         let message = "`wait` is a whole number with at most 9 digits and one of ms, s and m, for example `30s`";
-        ApiError::new("MALFORMED_REQUEST", message)
+        ApiError::new(codes::MALFORMED_REQUEST, message)
     })
 }
 

@@ -4,6 +4,7 @@ use aios_core::{
     agent::{TaskCompleted, TaskId},
     catalog::{
         agent::{self, TASK_CANCELLED, TASK_COMPLETED},
+        codes,
         workflow::{self, OPERATION_FAILED, OperationFailed},
     },
     event::{Event, Payload},
@@ -58,7 +59,7 @@ pub(super) async fn cancel_task(
     if runs::find(&api, &run_id).await?.workflow != SINGLE_TASK {
         let message = format!("the task belongs to a workflow; cancel its run {run_id}");
         let details = serde_json::json!({ "run_id": run_id });
-        return Err(ApiError::new("TASK_OF_WORKFLOW", message).with_details(details));
+        return Err(ApiError::new(codes::TASK_OF_WORKFLOW, message).with_details(details));
     }
     let run = runs::handle(&api, &ids, &caller.identity, &headers, &run_id)?;
     body.apply(&run, &caller.identity).await?;
@@ -210,5 +211,7 @@ fn result_of(id: &TaskId, event: &Event) -> Result<Option<TaskResult>, ApiError>
 }
 
 fn run_of(row: &TaskRecord) -> Result<String, ApiError> {
-    row.run_id.clone().ok_or_else(|| ApiError::missing("RUN_NOT_FOUND", "run of task", &row.id))
+    row.run_id
+        .clone()
+        .ok_or_else(|| ApiError::missing(codes::RUN_NOT_FOUND, "run of task", &row.id))
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use aios_agents::workflow::Target;
 use aios_core::{
+    catalog::codes,
     event::{Metadata, Payload, Timestamp},
     failure::Failure,
     store::{PageRequest, TaskFilter, TaskRecord, TaskStatus},
@@ -202,7 +203,7 @@ async fn find(api: &Api, id: &str) -> Result<TaskRecord, ApiError> {
     let filter =
         TaskFilter { id: Some(id.clone()), include_deleted: true, ..TaskFilter::default() };
     let row = api.store()?.tasks(&filter, &PageRequest::first(1)).await?.rows.pop();
-    row.ok_or_else(|| ApiError::missing("TASK_NOT_FOUND", KIND, &id))
+    row.ok_or_else(|| ApiError::missing(codes::TASK_NOT_FOUND, KIND, &id))
 }
 
 /// The body of a task outside a workflow.
@@ -430,7 +431,7 @@ async fn start(
 fn timeout_of(field: &str, timeout: f64) -> Result<Duration, ApiError> {
     if timeout < SHORTEST_TIMEOUT_SECONDS {
         let message = format!("`{field}` is at least {SHORTEST_TIMEOUT_SECONDS}, not {timeout}");
-        return Err(ApiError::new("INVALID_REQUEST", message));
+        return Err(ApiError::new(codes::INVALID_REQUEST, message));
     }
     seconds(field, timeout)
 }

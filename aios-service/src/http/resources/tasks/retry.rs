@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use aios_core::retry::RetryPolicy;
+use aios_core::{catalog::codes, retry::RetryPolicy};
 use serde::{Deserialize, Deserializer, de::Error};
 use utoipa::ToSchema;
 
@@ -55,7 +55,9 @@ impl TaskRetry {
         policy.non_retryable = self.non_retryable;
         match policy.validate() {
             Ok(()) => Ok(policy),
-            Err(invalid) => Err(ApiError::new("INVALID_REQUEST", format!("`retry`: {invalid}"))),
+            Err(invalid) => {
+                Err(ApiError::new(codes::INVALID_REQUEST, format!("`retry`: {invalid}")))
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use aios_agents::{
 };
 use aios_core::{
     agent::TaskError,
+    catalog::codes,
     clock::{Clock, SystemClock},
     failure::Failure,
     retry::RetryPolicy,
@@ -186,7 +187,7 @@ impl Projection for Exporting {
         self.delivery.deliver(spans).await.map_err(|_| {
             // Tried again by the process that holds the lease next.
             TaskError::retryable(Failure::new(
-                "PROJECTION_STOPPED",
+                codes::PROJECTION_STOPPED,
                 "the export of traces was stopped",
             ))
         })

@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 
 use aios_core::{
+    catalog::codes,
     event::{Event, EventId},
     failure::Failure,
     store::{Appended, StoreError},
@@ -61,7 +62,7 @@ impl Driver {
         if let Some(other) = in_flight.records.iter().find(is_other) {
             let Event { id, event_type, .. } = &other.event;
             let message = format!("event {id} ({event_type}) is stored already");
-            let failure = self.engine.own_failure(Failure::new("DUPLICATE_EVENT", message));
+            let failure = self.engine.own_failure(Failure::new(codes::DUPLICATE_EVENT, message));
             self.keep_outcomes(in_flight.records, in_flight.answers).await;
             return Some(self.block(failure).await);
         }

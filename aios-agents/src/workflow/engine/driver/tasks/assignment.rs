@@ -30,13 +30,14 @@ use std::{sync::Arc, time::Duration};
 use aios_core::{
     agent::{Name, TaskAssigned, TaskError, TaskId},
     broker::{DeadLetter, Delivery},
+    catalog::codes,
     event::{Event, EventId, Metadata, Timestamp},
     failure::Failure,
 };
 
 use super::refusal::{ANONYMOUS, refuse};
 use crate::{
-    agent::{codes, letters::dead_lettered},
+    agent::letters::dead_lettered,
     runtime::AnonymousAnswers,
     trace::SpanId,
     workflow::{
@@ -307,7 +308,7 @@ impl Driver {
         let late_at = self.deadline(assignment);
         let failure = match (silent_at, late_at) {
             (Some(at), _) if at <= now => {
-                Failure::new("HEARTBEAT_MISSED", "the agent stopped sending heartbeats")
+                Failure::new(codes::HEARTBEAT_MISSED, "the agent stopped sending heartbeats")
             }
             (_, Some(at)) if at <= now => timed_out(assignment),
             (silent_at, late_at) => {

@@ -17,7 +17,10 @@ use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     agent::TaskId,
-    catalog::agent::{self, TaskUnclaimed},
+    catalog::{
+        agent::{self, TaskUnclaimed},
+        codes,
+    },
     event::{Event, EventType, Timestamp},
     failure::Failure,
 };
@@ -26,7 +29,7 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use crate::{
-    agent::{FIRST_BEAT, codes},
+    agent::FIRST_BEAT,
     workflow::{
         engine::{
             driver::Driver,
