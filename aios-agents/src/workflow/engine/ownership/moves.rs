@@ -2,8 +2,9 @@
 //!
 //! - A shard is handed over for an engine that has been there for the time between two renewals: one
 //!   that ends again at once moves none.
-//! - All engines together hand over at most [`PER_MINUTE`] shards per minute. Each of them sees in the
-//!   leases which shards have moved. Those that own more than their share divide what is left.
+//! - An engine hands over at most [`PER_MINUTE`] shards per minute, less those that it has seen others
+//!   hand over. Those that own more than their share divide what is left. An engine does not see what
+//!   moves to one that is gone before its next look at the leases.
 //! - Shards of engines that stop or die do not count: others take them at once.
 
 use std::{
@@ -15,7 +16,7 @@ use aios_core::store::{OwnerId, SHARDS, Shard};
 
 use super::members::Members;
 
-/// Shards that all engines together hand over per minute, at most. That is enough for the share of
+/// Shards that an engine hands over per minute, at most, less those that it sees others hand over. That is enough for the share of
 /// any new engine, and for one replacement of every engine.
 const PER_MINUTE: usize = SHARDS as usize;
 /// The time over which moves are counted.
