@@ -15,7 +15,7 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, Share
 const PAUSE: Duration = Duration::from_millis(100);
 /// The metric that is counted.
 const FENCED: &str = "aios_appends_fenced_total";
-/// What the line for the harness begins with.
+/// Prefix of a line for the harness.
 pub(crate) const LINE: &str = "fenced ";
 
 /// Keeps one metric.
