@@ -70,7 +70,8 @@ impl Fleet {
         }
         self.moves.push((now, before));
         // It sees most moves of others, too, but not those of engines that are gone a moment later.
-        let of_engine = self.moves.iter().filter(|(at, from)| at + MINUTE > now && *from == before);
+        let of_engine =
+            self.moves.iter().filter(|(at, from)| at + MINUTE > now + MOMENT && *from == before);
         let moves = of_engine.count();
         let engines = self.members.len();
         (moves > MOVES_PER_MINUTE + engines).then(|| {
