@@ -110,7 +110,9 @@ async fn take_slot(engine: &Arc<Engine>, unreachable: Unreachable) -> Result<(),
         let Opened { count, is_first } = opened(engine, slot).await?;
         let name = mailbox::name(engine.store_id, slot).map_err(BrokerError::from)?;
         let is_alone = members.slots().values().all(|owner| *owner == engine.owner);
+        // Another engine that is alive may have recorded this number, and not have opened its mailbox yet.
         let is_empty = unreachable == Unreachable::Refuses
+            && is_alone
             && !is_first
             // Asked before it is opened, which would create it.
             && is_gone(engine, &name.clone().into()).await;
