@@ -150,7 +150,7 @@ impl Site {
         tokio::spawn(client::read_log(Arc::clone(&self.store), Arc::clone(&history)));
         let url = self.targets.rabbitmq.first().map(RabbitMqServer::url).unwrap_or_default();
         let broker = aios_broker::connect(&url).await.expect("connecting to the broker");
-        tokio::spawn(observer::observe(broker, history, self.options.plant.clone()));
+        observer::begin(broker, history, self.options.plant.clone()).await;
         let mut clients = JoinSet::new();
         for _ in 0..self.options.runs {
             clients.spawn(Arc::clone(&self.clients).run());

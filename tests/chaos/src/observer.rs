@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aios_core::broker::{Broker, BrokerError, Group, Subscription};
+use aios_core::broker::{Broker, BrokerError, Deliveries, Group, Subscription};
 use tokio::time::sleep;
 
 use crate::{history::History, plant::Plant};
@@ -12,26 +12,37 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// One of so many events is lost by a planted fault.
 const LOST: u64 = 50;
 
-/// Receives every lifecycle event of runs.
-pub(crate) async fn observe(broker: Arc<dyn Broker>, history: Arc<History>, plants: Vec<Plant>) {
-    let mut count = 0;
-    loop {
-        if let Err(error) = receive(&*broker, &history, &plants, &mut count).await {
-            history.note(format!("the observer subscribes again: {error}"));
+/// Subscribes, and receives every lifecycle event of runs from now on.
+pub(crate) async fn begin(broker: Arc<dyn Broker>, history: Arc<History>, plants: Vec<Plant>) {
+    let mut deliveries = subscribe(&*broker).await.expect("subscribing");
+    tokio::spawn(async move {
+        let mut count = 0;
+        loop {
+            if let Err(error) = receive(deliveries, &history, &plants, &mut count).await {
+                history.note(format!("the observer subscribes again: {error}"));
+            }
+            deliveries = loop {
+                sleep(PAUSE).await;
+                if let Ok(deliveries) = subscribe(&*broker).await {
+                    break deliveries;
+                }
+            };
         }
-        sleep(PAUSE).await;
-    }
+    });
+}
+
+async fn subscribe(broker: &dyn Broker) -> Result<Deliveries, BrokerError> {
+    let group = Group::new("chaos.observer").expect("a group");
+    let pattern = "workflows.#".parse().expect("a pattern");
+    broker.subscribe(Subscription::group(group, [pattern])).await
 }
 
 async fn receive(
-    broker: &dyn Broker,
+    mut deliveries: Deliveries,
     history: &History,
     plants: &[Plant],
     count: &mut u64,
 ) -> Result<(), BrokerError> {
-    let group = Group::new("chaos.observer").expect("a group");
-    let pattern = "workflows.#".parse().expect("a pattern");
-    let mut deliveries = broker.subscribe(Subscription::group(group, [pattern])).await?;
     while let Some(delivery) = deliveries.next().await {
         let delivery = delivery?;
         *count += 1;

@@ -31,7 +31,9 @@ pub struct Fleet {
     left: BTreeMap<Node, (u64, u64)>,
     /// The numbers of engines, and since when.
     counts: VecDeque<(u64, usize)>,
-    /// When shards moved from an engine that stays, and from which.
+    /// When engines acquired shards last.
+    acquired_at: BTreeMap<Node, u64>,
+    /// When an engine that stays handed a shard over, and which one.
     moves: Vec<(u64, Node)>,
 }
 
@@ -47,8 +49,7 @@ impl Fleet {
     }
 
     /// An engine acquired leases. Returns whether it has joined.
-    pub fn acquired(&mut self, node: Node, leases: &[Lease], now: u64) -> (bool, Found) {
-        let mut found = None;
+    pub fn acquired(&mut self, node: Node, leases: &[Lease], now: u64) -> bool {
         let mut has_joined = false;
         for lease in leases {
             if lease.shard.slot_number().is_some() && !self.left.contains_key(&node) {
@@ -56,31 +57,11 @@ impl Fleet {
                 self.counted(now);
             }
             if lease.shard.is_share() {
-                found = found.or(self.owned(node, lease.shard, now));
+                self.owners.insert(lease.shard, (node, true));
+                self.acquired_at.insert(node, now);
             }
         }
-        (has_joined, found)
-    }
-
-    fn owned(&mut self, node: Node, shard: Shard, now: u64) -> Found {
-        let before = self.owners.insert(shard, (node, true));
-        let (before, _) = before.filter(|(before, _)| *before != node)?;
-        if !self.members.contains_key(&before) {
-            return None;
-        }
-        self.moves.push((now, before));
-        // It sees most moves of others, too, but not those of engines that are gone a moment later.
-        let of_engine =
-            self.moves.iter().filter(|(at, from)| at + MINUTE > now + MOMENT && *from == before);
-        let moves = of_engine.count();
-        let engines = self.members.len();
-        (moves > MOVES_PER_MINUTE + engines).then(|| {
-            let how = format!(
-                "{moves} shards left node {} within a minute, of {engines} engines",
-                before.0
-            );
-            (Invariant::MovesAreBounded, how)
-        })
+        has_joined
     }
 
     /// An engine released leases.
@@ -92,6 +73,14 @@ impl Fleet {
         }
         if released == 0 || !self.members.contains_key(&node) {
             return None;
+        }
+        self.moves.extend(std::iter::repeat_n((now, node), released));
+        // A move may take a moment.
+        let recent = |at: u64| at + MINUTE > now + MOMENT;
+        let moves = self.moves.iter().filter(|(at, from)| recent(*at) && *from == node).count();
+        if moves > MOVES_PER_MINUTE {
+            let how = format!("node {} hands over {moves} shards within a minute", node.0);
+            return Some((Invariant::MovesAreBounded, how));
         }
         let (rest, most) = (self.count(node), self.most_engines(now));
         if rest < usize::from(SHARDS) / most {

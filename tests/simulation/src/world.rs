@@ -302,8 +302,7 @@ impl World {
     /// Notes what an engine owns, and checks its share some time after it has joined.
     fn acquired(self: &Arc<Self>, node: Node, leases: &[Lease]) {
         let now = self.executor.now();
-        let (has_joined, found) = self.state().fleet.acquired(node, leases, now);
-        self.found_in_fleet(found);
+        let has_joined = self.state().fleet.acquired(node, leases, now);
         if has_joined && self.state().is_calm {
             let this = Arc::clone(self);
             let wait = self.state().fleet.two_renewals();
