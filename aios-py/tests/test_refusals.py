@@ -51,6 +51,30 @@ def test_should_reject_a_decorator_without_a_name() -> None:
             cast("Any", decorate)(plain)
 
 
+@pytest.mark.filterwarnings("ignore:.*never awaited")
+@pytest.mark.parametrize(
+    "use", [lambda operation: operation, lambda operation: [operation], list, set]
+)
+def test_should_fail_a_run_that_uses_an_operation_without_await(use: Callable[..., Any]) -> None:
+    @aios.workflow("hasty")
+    async def hasty(context: aios.WorkflowContext) -> Any:
+        return use(context.step("one", str, 1))
+
+    with pytest.raises(aios.RunFailedError, match="write `await` before it"):
+        WorkflowTest(hasty).run_sync(None).result()
+
+
+@pytest.mark.filterwarnings("ignore:.*never awaited")
+@pytest.mark.parametrize("use", [lambda operation: operation + 1, len, int])
+def test_should_keep_the_exception_that_drops_an_operation(use: Callable[..., Any]) -> None:
+    @aios.workflow("hasty")
+    async def hasty(context: aios.WorkflowContext) -> Any:
+        return use(context.step("one", str, 1))
+
+    with pytest.raises(aios.RunFailedError, match=r"TypeError: .*Operation"):
+        WorkflowTest(hasty).run_sync(None).result()
+
+
 def test_should_reject_invalid_names_when_decorating() -> None:
     for name in ("", "Bad-Name", "1a", "a.b", "ä", "a" * 101, "a\n"):
         with pytest.raises(aios.ConfigurationError, match="begins with a letter"):

@@ -605,7 +605,7 @@ def test_should_name_a_remedy_for_what_it_cannot_write() -> None:
     coroutine = later()
     for value, remedy in (
         (Frame(), "Frame is not JSON-serialisable: pass a list of its items"),
-        (coroutine, "coroutine is not JSON-serialisable: the function must be an `async def`"),
+        (coroutine, "coroutine is not JSON-serialisable: write `await` before it, in an `async"),
         (datetime.timedelta.max, "is not exact as a float"),
     ):
         with pytest.raises(aios.InvalidDataError, match=remedy):

@@ -37,7 +37,7 @@ use aios_core::{catalog::codes, event::Payload};
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use pyo3::{
-    exceptions::{PyRuntimeWarning, PyStopIteration},
+    exceptions::{PyRuntimeWarning, PyStopIteration, PyTypeError},
     prelude::*,
     sync::PyOnceLock,
 };
@@ -365,8 +365,16 @@ impl Operation {
         this
     }
 
-    fn __iter__(this: Py<Self>) -> Py<Self> {
-        this
+    /// Only `yield from operation.__await__()` iterates: a loop would never end, because an operation
+    /// yields itself until it has an outcome.
+    fn __iter__(this: Py<Self>) -> PyResult<Py<Self>> {
+        let operation = this.get();
+        if operation.awaited.load(Ordering::Relaxed) {
+            return Ok(this);
+        }
+        let name = &operation.name;
+        let text = format!("{name} has no items before it is awaited; write `await` before it");
+        Err(PyTypeError::new_err(text))
     }
 
     fn __next__(this: &Bound<'_, Self>) -> PyResult<Py<Self>> {
@@ -430,7 +438,14 @@ impl Drop for Operation {
         }
         self.operations.remove(self.key);
         if !*self.awaited.get_mut() && !self.operations.failed.load(Ordering::Acquire) {
-            Python::attach(|py| warn_never_awaited(py, &self.name));
+            Python::attach(|py| {
+                // Code that raises an exception drops the operations that it has not awaited.
+                let raised = PyErr::take(py);
+                warn_never_awaited(py, &self.name);
+                if let Some(raised) = raised {
+                    raised.restore(py);
+                }
+            });
         }
     }
 }

@@ -163,7 +163,8 @@ def _to_plain_standard(value: Any) -> Any:
     plain = _to_plain_array(value)
     if plain is not None:
         return plain
-    if isinstance(value, Iterable) and isinstance(value, _LISTS):
+    # An awaitable is also an iterator if it is awaited natively.
+    if isinstance(value, _LISTS) and not isinstance(value, Awaitable):
         return list(value)
     remedy = _remedy(value)
     raise TypeError(
@@ -176,7 +177,7 @@ def _remedy(value: Any) -> str:
     if is_secret(value):
         return SECRET_REMEDY
     if isinstance(value, Awaitable):
-        return "the function must be an `async def`, so that its result is awaited"
+        return "write `await` before it, in an `async def`"
     if isinstance(value, Iterable):
         return "pass a list of its items, or a dict of its parts"
     return ""
