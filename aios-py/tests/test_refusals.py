@@ -51,6 +51,14 @@ def test_should_reject_a_decorator_without_a_name() -> None:
             cast("Any", decorate)(plain)
 
 
+@pytest.mark.parametrize("values", ["echo", b"echo", 5, None])
+def test_should_reject_a_single_object_instead_of_a_list(values: Any) -> None:
+    instead = re.escape(f"pass {[] if values is None else [values]} instead of {values!r}")
+    for name in ("agents", "workflows"):
+        with pytest.raises(aios.ConfigurationError, match=f"^{name} is a list: {instead}$"):
+            aios.Runtime(**{name: values})
+
+
 @pytest.mark.filterwarnings("ignore:.*never awaited")
 @pytest.mark.parametrize(
     "use", [lambda operation: operation, lambda operation: [operation], list, set]

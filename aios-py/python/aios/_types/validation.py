@@ -232,12 +232,16 @@ def as_list(values: Iterable[Any], name: str) -> list[Any]:
     Raises:
         ConfigurationError: They are a single object.
     """
+    if values is None:
+        raise ConfigurationError(f"{name} is a list: pass [] instead of None")
     try:
-        return list(values)
+        # The characters of a string are never meant.
+        items = None if isinstance(values, (str, bytes)) else list(values)
     except TypeError:
-        raise ConfigurationError(
-            f"{name} is a list: pass [{values!r}] instead of {values!r}"
-        ) from None
+        items = None
+    if items is None:
+        raise ConfigurationError(f"{name} is a list: pass [{values!r}] instead of {values!r}")
+    return items
 
 
 def as_texts(values: Iterable[str], name: str) -> list[str]:
@@ -247,8 +251,6 @@ def as_texts(values: Iterable[str], name: str) -> list[str]:
         TypeError: One is not a string.
         ConfigurationError: They are a single object.
     """
-    if isinstance(values, str):
-        raise ConfigurationError(f"{name} is a list: pass [{values!r}] instead of {values!r}")
     return [check_str(f"each of {name}", value) for value in as_list(values, name)]
 
 
