@@ -16,7 +16,7 @@ impl Agent for Greeter {
 
 async fn welcome(context: WorkflowContext, name: String) -> Result<String, WorkflowError> {
     let greeting: String = context.task("greeter", &name).await?; // survives any crash from here on
-    context.step("shout", || async { Ok::<_, TaskError>(greeting.to_uppercase()) }).await
+    context.run("shout", || async { greeting.to_uppercase() }).await
 }
 
 #[tokio::main]
