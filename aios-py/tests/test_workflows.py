@@ -567,6 +567,15 @@ async def test_should_continue_as_new() -> None:
         assert sorted(statuses) == ["completed", "continued", "continued", "continued"]
 
 
+def test_should_say_that_a_continuation_is_raised_and_not_returned() -> None:
+    @aios.workflow("returns")
+    async def returns(context: aios.WorkflowContext) -> Any:
+        return context.continue_as_new()
+
+    with pytest.raises(aios.RunFailedError, match="write `raise` instead of `return`"):
+        WorkflowTest(returns).run_sync().result()
+
+
 async def test_should_continue_as_new_from_a_group_of_exceptions() -> None:
     @aios.workflow("grouped")
     async def grouped(context: aios.WorkflowContext, left: int) -> int:

@@ -176,6 +176,8 @@ def _remedy(value: Any) -> str:
     """The remedy for a value that is not JSON-serialisable."""
     if is_secret(value):
         return SECRET_REMEDY
+    if getattr(value, "code", None) == "CONTINUED_AS_NEW":
+        return "write `raise` instead of `return`"
     if isinstance(value, Awaitable):
         return "write `await` before it, in an `async def`"
     if isinstance(value, Iterable):
