@@ -121,6 +121,24 @@ async def test_should_block_a_run_whose_code_catches_the_error(
         assert await run.result() == 1
 
 
+async def test_should_block_a_run_whose_code_calls_a_client() -> None:
+    clients: list[aios.Runtime] = []
+
+    @aios.workflow("careless")
+    async def careless(context: aios.WorkflowContext) -> int:
+        with contextlib.suppress(Exception):
+            await clients[0].publish("shop.order.placed", 1)
+        return await context.step("wrong", same, 1)
+
+    async with aios.Runtime(workflows=[careless]) as runtime:
+        clients.append(runtime)
+        run = await runtime.start(careless)
+        with pytest.raises(aios.RunBlockedError, match="can't be used in a workflow"):
+            await run.result()
+        names = [recorded.event.type for recorded in await run.journal()]
+    assert not any("step" in name for name in names), names
+
+
 async def test_should_leave_objects_of_asyncio_usable_outside_of_the_workflow() -> None:
     """Those that a workflow awaited by mistake: the run is blocked whenever it is loaded, and an agent can
     use them."""

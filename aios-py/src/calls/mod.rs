@@ -153,7 +153,8 @@ impl Calls {
     /// the Rust future.
     ///
     /// Raises at once, before anything runs, if the process is a fork (`FORKED`), if the client is
-    /// closed (`RUNTIME_CLOSED`), or if this thread does not run the client's loop (`WRONG_LOOP`):
+    /// closed (`RUNTIME_CLOSED`), or if this thread does not run the client's loop (`WRONG_LOOP`,
+    /// or `WORKFLOW_CODE` in the code of a workflow, whose run is then blocked):
     /// `asyncio` futures must be created and resolved on the thread of their loop.
     pub(crate) fn call<'py, F>(&self, py: Python<'py>, future: F) -> PyResult<Bound<'py, PyAny>>
     where
@@ -168,9 +169,7 @@ impl Calls {
             return Err(ErrorInfo::closed().into_error(py));
         }
         if !self.is_own_loop(py)? {
-            let message = "the client was opened on another event loop and can only be used there; \
-                           open one for this loop, or use asyncio.run_coroutine_threadsafe";
-            return Err(ErrorInfo::new("runtime", codes::WRONG_LOOP, message).into_error(py));
+            return Err(wrong_loop(py)?);
         }
         let waiter =
             self.executors.event_loop.bind(py).call_method0(intern!(py, "create_future"))?;
@@ -254,6 +253,18 @@ impl Calls {
         }
         Ok(())
     }
+}
+
+/// The error of a call from a thread that does not run the client's loop.
+fn wrong_loop(py: Python<'_>) -> PyResult<PyErr> {
+    let isolation = py.import(intern!(py, "aios._workflows.isolation"))?;
+    let violation = isolation.call_method0(intern!(py, "note_client"))?;
+    if !violation.is_none() {
+        return Ok(PyErr::from_value(violation));
+    }
+    let message = "the client was opened on another event loop and can only be used there; \
+                   open one for this loop, or use asyncio.run_coroutine_threadsafe";
+    Ok(ErrorInfo::new("runtime", codes::WRONG_LOOP, message).into_error(py))
 }
 
 /// Awaits the future of a call on a native thread, and hands the answer to the loop. The `asyncio`

@@ -17,6 +17,11 @@ UNSUPPORTED_AWAIT = (
     '`await context.step("name", function)`'
 )
 
+UNSUPPORTED_CLIENT = (
+    "a client or a runtime can't be used in a workflow, because every replay would repeat its calls; put "
+    'them into an async function and `await context.step("name", function)`'
+)
+
 #: Says what is wrong with code that can't be left.
 ENDLESS = (
     "the workflow catches BaseException and continues: catch Exception instead of all exceptions"
@@ -141,6 +146,12 @@ def too_many_requests(message: str) -> WorkflowCodeError:
     if isolation is None:
         return WorkflowCodeError(message, code=BUSY_CODE)
     return isolation.violate(message, BUSY_CODE)
+
+
+def note_client() -> WorkflowCodeError | None:
+    """The violation of code that calls a client, if it is the code of a run. Called by the native module."""
+    isolation = running_isolation()
+    return None if isolation is None else isolation.violate(UNSUPPORTED_CLIENT)
 
 
 def note_endless() -> None:
