@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import aios.sync
 import pytest
 from conftest import finish
 
@@ -157,6 +158,8 @@ def test_should_serve_with_the_options_of_asgi(tmp_path: Path) -> None:
         ("app", (), "module:app"),
         ("app:nothing", (), r"neither an aios\.Runtime"),
         ("app:app", ("--listen", "nonsense"), "cannot listen"),
+        ("missing:app", (), "there is no module missing in "),
+        ("app.missing:app", (), "there is no module app.missing in "),
         ("app:app", ("--listen", "192.0.2.1:80"), "cannot listen"),
         ("app:app", ("--prefix", "v1"), "prefix"),
     ],
@@ -175,4 +178,20 @@ def test_should_refuse_wrong_arguments(
     )
     assert ended.returncode == 2, ended.stderr
     assert re.search(text, ended.stderr), ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_should_say_in_one_line_that_the_store_is_in_use(tmp_path: Path) -> None:
+    text = "import aios\napp = aios.Runtime('sqlite://held.db')"
+    (tmp_path / "held.py").write_text(text)
+    with aios.sync.Runtime(f"sqlite://{tmp_path}/held.db"):
+        ended = subprocess.run(
+            [sys.executable, "-m", "aios", "serve", "held:app", "--listen", "127.0.0.1:0"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert ended.returncode == 1, ended.stderr
+    assert re.search(r"^aios: .*held\.db is open already.* \(STORE_LOCKED\)$", ended.stderr, re.M)
     assert "Traceback" not in ended.stderr

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from ._errors import ConfigurationError
+from ._errors import BrokerError, ConfigurationError, StoreError
 from ._service.asgi import Asgi, asgi_of
 from ._service.log_format import configure
 from ._service.reload import Reload
@@ -78,6 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kind = f"{type(error).__name__}: " if options.command == "worker" else ""
         print(f"aios: {kind}{error}", file=sys.stderr)
         return 2
+    except (BrokerError, StoreError) as error:
+        # What the process needs is in use or does not answer: its code is not at fault.
+        print(f"aios: {error} ({error.code})", file=sys.stderr)
+        return 1
     return 0
 
 

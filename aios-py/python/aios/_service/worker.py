@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from .._errors import ConfigurationError
@@ -63,7 +64,7 @@ def load_app(app: str, settings: Settings) -> Runtime | Asgi:
     if not module or not name:
         raise ConfigurationError(f"{app!r} is not of the form module:app")
     sys.path.insert(0, os.getcwd())
-    loaded = getattr(importlib.import_module(module), name, None)
+    loaded = getattr(_import_module(module), name, None)
     if callable(loaded) and not isinstance(loaded, Asgi):
         loaded = loaded(settings) if _takes_settings(loaded) else loaded()
     else:
@@ -73,6 +74,18 @@ def load_app(app: str, settings: Settings) -> Runtime | Asgi:
             f"{app} is neither an aios.Runtime nor a function that returns one"
         )
     return loaded
+
+
+def _import_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # Not a module that it imports, whose absence needs the traceback.
+        if f"{name}.".startswith(f"{error.name}."):
+            raise ConfigurationError(
+                f"there is no module {name} in {os.getcwd()}, in PYTHONPATH or among the installed ones"
+            ) from error
+        raise
 
 
 def load_settings() -> Settings:
