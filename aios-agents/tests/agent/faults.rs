@@ -15,6 +15,7 @@ use aios_core::{
     },
     clock::Clock,
     event::Event,
+    failure::Failure,
 };
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
@@ -203,6 +204,24 @@ async fn should_turn_an_answer_that_is_too_large_into_a_failure() {
     world.assign("backend", "t1", json!(1)).await;
     let failed = world.drive(engine.failure()).await;
     assert_eq!((failed.failure.code.as_str(), failed.retryable), ("EVENT_TOO_LARGE", false));
+}
+
+#[tokio::test]
+async fn should_shorten_a_failure_that_is_too_large() {
+    let world = World::new();
+    let options = MemoryOptions::new().with_clock(Arc::new(world.clock.clone()));
+    let small = Arc::new(MemoryBroker::connect_with(options.with_max_event_bytes(5_000)).unwrap());
+    let world = World { broker: small, ..world };
+    let mut engine = world.mailbox("engine").await;
+    let agent = Scripted::new(|_, _| async {
+        let failure = Failure::new("OUT_OF_STOCK", "no tea: ".to_owned() + &"x".repeat(100_000));
+        Err(TaskError::retryable(failure))
+    });
+    let _host = world.start(AgentSet::new().agent("backend", agent)).await;
+    world.assign("backend", "t1", json!(1)).await;
+    let failed = world.drive(engine.failure()).await;
+    assert_eq!((failed.failure.code.as_str(), failed.retryable), ("OUT_OF_STOCK", true));
+    assert!(failed.failure.message.starts_with("no tea: xxx"), "{}", failed.failure.message);
 }
 
 #[tokio::test]

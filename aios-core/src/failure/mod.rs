@@ -58,7 +58,10 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} ({})", self.message, self.code)
+        match self.message.as_str() {
+            "" => formatter.write_str(&self.code),
+            message => write!(formatter, "{message} ({})", self.code),
+        }
     }
 }
 
@@ -67,6 +70,11 @@ impl std::error::Error for Failure {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn should_be_its_code_without_a_message() {
+        assert_eq!(Failure::new("RUN_CANCELLED", "").to_string(), "RUN_CANCELLED");
+    }
 
     #[test]
     fn should_say_its_code_once() {

@@ -116,7 +116,10 @@ impl ErrorInfo {
     /// The end of a run; its failure is the cause.
     fn from_run(kind: &'static str, run_id: &str, ended: &str, failure: Failure) -> Self {
         let code = if kind == "run_blocked" { codes::RUN_BLOCKED } else { &failure.code };
-        let message = format!("run {run_id} {ended}: {}", failure.message);
+        let message = match failure.message.as_str() {
+            "" => format!("run {run_id} {ended}"),
+            reason => format!("run {run_id} {ended}: {reason}"),
+        };
         let described = Self::new(kind, code, message);
         Self { details: failure.details.clone(), cause: Some(Box::new(failure)), ..described }
     }

@@ -83,6 +83,38 @@ pub(super) fn backend(
     StoreError::Backend { backend: BACKEND, operation, retryable, source: Cause::new(source) }
 }
 
+/// Names the server in an error of a connection to it.
+pub(super) fn at_server(server: String, error: StoreError) -> StoreError {
+    match error {
+        StoreError::Backend { backend, operation, retryable, source } => {
+            let source = Cause::new(ConnectError { server, source });
+            StoreError::Backend { backend, operation, retryable, source }
+        }
+        error => error,
+    }
+}
+
+/// An error of a connection, with the server that it is about.
+#[derive(Debug)]
+struct ConnectError {
+    /// Host and port, or the folder of a socket.
+    server: String,
+    /// The error of the driver.
+    source: Cause,
+}
+
+impl std::error::Error for ConnectError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "no connection to {}", self.server)
+    }
+}
+
 /// An error of the driver whose text names the cause only once. The driver's own texts repeat their
 /// sources, and add the line of PostgreSQL's source code.
 #[derive(Debug)]

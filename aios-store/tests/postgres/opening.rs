@@ -221,6 +221,7 @@ async fn should_open_by_scheme_and_report_a_refused_connection() {
     assert!(error.is_retryable(), "{error:?}");
     let message = Failure::from_error(error.code(), &error).message;
     assert!(message.contains("onnection refused"), "{message}");
+    assert!(message.contains("127.0.0.1:1"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -51,7 +51,7 @@ pub(crate) use self::{
     url::parse,
 };
 use super::{
-    error::{has_lost_event, is_lost, needs_new_session, store_error},
+    error::{at_server, has_lost_event, is_lost, needs_new_session, store_error},
     options::{Pooler, PostgresOptions, Source},
     schema::{MIGRATION_LIMIT, MigrateError, Schema, check_encoding, migrate, outdated, versions},
     sequences::correct_sequences,
@@ -227,7 +227,10 @@ impl Database {
     ) -> Result<ConnectionGuard, StoreError> {
         match connection {
             None | Some(Err(sqlx::Error::PoolTimedOut)) => Err(self.connect_error().await),
-            connection => self.finished("connect", self.connect_timeout(), connection),
+            connection => {
+                let connected = self.finished("connect", self.connect_timeout(), connection);
+                connected.map_err(|error| at_server(self.server(), error))
+            }
         }
     }
 
@@ -239,10 +242,19 @@ impl Database {
             let options = pool.connect_options();
             let probe = self.within(PROBE, PgConnection::connect_with(&options)).await;
             if let Some(Err(error)) = probe {
-                return self.error("connect", error);
+                return at_server(self.server(), self.error("connect", error));
             }
         }
         StoreError::Timeout { operation: "connect", after: self.connect_timeout() }
+    }
+
+    /// The host and port of the server, or the folder of its socket.
+    fn server(&self) -> String {
+        let options = self.0.pool.connect_options();
+        match options.get_socket() {
+            Some(folder) => folder.display().to_string(),
+            None => format!("{}:{}", options.get_host(), options.get_port()),
+        }
     }
 
     /// Closes the idle connections of the pool. They may lead to a server that is gone, or is no longer the

@@ -8,6 +8,7 @@
 //! | what happens | answer | delivery |
 //! |---|---|---|
 //! | the broker accepts the answer | as it is | acknowledged |
+//! | a failure is too large for the broker | the same failure, shortened | acknowledged |
 //! | the broker refuses it permanently, or it can't be encoded | a terminal failure instead | acknowledged |
 //! | the broker refuses that failure, too | none | dead letter; the engine reads the reason |
 //! | no mailbox receives the answer | none | dead letter |
@@ -30,7 +31,10 @@ use super::{
     attempt_cache::{Answer, AttemptGuard},
     publish::Unpublished,
 };
-use crate::agent::{host::hosted::HostedType, letters::final_reason};
+use crate::{
+    agent::{host::hosted::HostedType, letters::final_reason},
+    failing::truncate,
+};
 
 impl HostedType {
     /// Builds the answer of an attempt that ended with `result`.
@@ -95,43 +99,63 @@ impl HostedType {
         delivery: Option<Delivery>,
         guard: &AttemptGuard<'_>,
     ) {
-        let sent = match answer {
-            Ok(answer) => {
+        let (unanswered, result) = match answer {
+            Ok(mut answer) => {
                 // Before the publish, so that a redelivery in the meantime is answered without the
                 // work.
                 guard.finish(&answer);
-                self.publish_answer(answer, parent, guard).await.map_err(Into::into)
+                match self.publish_answer(&mut answer, parent, guard).await {
+                    Ok(()) => return acknowledge(delivery).await,
+                    Err(unpublished) => (unpublished.into(), Some(answer.result)),
+                }
             }
-            Err(error) => Err(Unanswered::NotEncodable(error)),
+            Err(error) => (Unanswered::NotEncodable(error), None),
         };
-        let Err(unanswered) = sent else { return acknowledge(delivery).await };
-        let failure = match unanswered {
+        let error = match unanswered {
             Unanswered::Abandoned(error) => return self.release(parent, delivery, &error).await,
             // A failure would not find the mailbox either.
             Unanswered::Refused(BrokerError::Unroutable { .. }) => {
                 return dead_letter(delivery, "no mailbox receives the answer".to_owned()).await;
             }
-            Unanswered::Refused(error) => Failure::from_error(error.code(), &error),
-            Unanswered::NotEncodable(error) => Failure::from_error(error.code(), &error),
+            Unanswered::Refused(error) => self
+                .shortened(&error, result)
+                .unwrap_or_else(|| TaskError::terminal(Failure::from_error(error.code(), &error))),
+            Unanswered::NotEncodable(error) => {
+                TaskError::terminal(Failure::from_error(error.code(), &error))
+            }
         };
-        self.fail(failure, assigned, parent, delivery, guard).await;
+        self.fail(error, assigned, parent, delivery, guard).await;
+    }
+
+    /// The failure of an attempt whose event is too large for the broker, without its details and the
+    /// end of its message.
+    fn shortened(&self, error: &BrokerError, result: Option<Event>) -> Option<TaskError> {
+        let result = result.filter(|result| result.event_type == self.names.failed)?;
+        let BrokerError::TooLarge { .. } = error else { return None };
+        let failed: TaskFailed = result.data().ok()?;
+        let failure = truncate(&failed.failure);
+        Some(match failed.retryable {
+            true => TaskError::retryable(failure),
+            false => TaskError::terminal(failure),
+        })
     }
 
     /// Ends an attempt whose answer will never be accepted with a failure that says so.
     async fn fail(
         &self,
-        failure: Failure,
+        error: TaskError,
         assigned: &TaskAssigned,
         parent: &Event,
         delivery: Option<Delivery>,
         guard: &AttemptGuard<'_>,
     ) {
+        let failure = &error.failure;
         tracing::warn!(%failure, task_id = %assigned.task_id, "failed to publish an answer; publishing a failure instead");
-        let reason = final_reason(&failure);
-        let Ok(answer) = self.failed(assigned, parent, TaskError::terminal(failure)) else {
+        let reason = final_reason(failure);
+        let Ok(mut answer) = self.failed(assigned, parent, error) else {
             return dead_letter(delivery, reason).await;
         };
-        match Box::pin(self.publish_answer(answer.clone(), parent, guard)).await {
+        match Box::pin(self.publish_answer(&mut answer, parent, guard)).await {
             Ok(()) => {
                 guard.finish(&answer);
                 acknowledge(delivery).await;
@@ -146,13 +170,13 @@ impl HostedType {
     /// answer by its event id.
     async fn publish_answer(
         &self,
-        answer: Answer,
+        answer: &mut Answer,
         parent: &Event,
         guard: &AttemptGuard<'_>,
     ) -> Result<(), Unpublished> {
         let Answer { emitted, result } = answer;
         if !emitted.is_empty() {
-            let emitted = emitted.into_iter().map(Publish::new).collect();
+            let emitted = std::mem::take(emitted).into_iter().map(Publish::new).collect();
             // Boxed: few tasks emit events, and the future of every attempt would be larger.
             Box::pin(self.publish(emitted, Some(&guard.state))).await?;
             guard.published_emitted();
