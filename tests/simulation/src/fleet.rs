@@ -91,8 +91,11 @@ impl Fleet {
         let leaving = self.left.iter().filter(|(_, (_, left))| left + MOMENT > now);
         let leaving = leaving.map(|(other, (joined, _))| (*other, *joined));
         let share = usize::from(SHARDS).div_ceil(self.members.len().max(1));
-        let mut needy =
-            joined.chain(leaving).filter(|(other, _)| *other != node && self.count(*other) < share);
+        let needs = |other: Node| {
+            let has_just_got = self.acquired_at.get(&other).is_some_and(|at| at + MOMENT > now);
+            other != node && (self.count(other) < share || has_just_got)
+        };
+        let mut needy = joined.chain(leaving).filter(|(other, _)| needs(*other));
         if needy.any(|(_, joined)| joined + self.period <= now + LATENCY) {
             return None;
         }
