@@ -196,6 +196,8 @@ def test_should_interrupt_a_run_that_computes_without_end(
     status, output, errors = finish(script(BUSY, how))
     assert status == 0, errors
     expected = {"closing": "RUN_CANCELLED", "asyncio": "WORKFLOW_PANICKED run b is blocked"}
-    assert output.startswith(expected.get(how, "WORKFLOW_BUSY run b is blocked")) and output.endswith("closed\n"), output
+    assert output.startswith(
+        expected.get(how, "WORKFLOW_BUSY run b is blocked")
+    ) and output.endswith("closed\n"), output
     lines = errors.splitlines()
     assert [line for line in lines if "interrupted the code of a run" in line and "run=b" in line]

@@ -119,7 +119,9 @@ def test_should_describe_a_group_by_the_error_that_must_not_be_tried_again() -> 
         ExceptionGroup("group", [ValueError(), ExceptionGroup("inner", [OSError(), refused])]),
     ):
         assert describe(group, "TASK_FAILED") == ("REFUSED", "card refused", None, False, None)
-    (code, message, _, retryable, _) = describe(ExceptionGroup("group", [ValueError("no")]), "FAILED")
+    (code, message, _, retryable, _) = describe(
+        ExceptionGroup("group", [ValueError("no")]), "FAILED"
+    )
     assert (code, message, retryable) == ("FAILED", "ValueError: no", True)
     group = ExceptionGroup("group", [ValueError("no"), aios.TaskError("again", code="AGAIN")])
     (code, message, _, retryable, _) = describe(group, "FAILED")

@@ -17,7 +17,7 @@ use super::{PATIENCE, journals::Journals};
 pub(super) type Open = dyn Fn() -> BoxFuture<'static, Arc<dyn Store>>;
 
 tokio::task_local! {
-    /// What the trial is doing, for the report of one that does not end.
+    /// The stage of the trial, for the report of one that does not end.
     static STAGE: Cell<&'static str>;
 }
 

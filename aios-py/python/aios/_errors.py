@@ -551,9 +551,7 @@ def build(
 _TRACEBACK = 16_000
 
 
-def describe(
-    error: BaseException, default_code: str
-) -> tuple[str, str, Any, bool, str | None]:
+def describe(error: BaseException, default_code: str) -> tuple[str, str, Any, bool, str | None]:
     """Converts an exception to a failure: code, message, details, retryable, and the text of the details
     if they are those of another failure. Called by the native module."""
     error = _cause_of(error)

@@ -86,7 +86,9 @@ def due(thread: int, limit: float) -> tuple[Interruptible, int, Callable[[], Any
     if _seen is None or _seen[:2] != code:
         _seen = (*code, used)
         return None
-    return (driver, driver.turn, _raise_in(thread, Interrupted)) if used - _seen[2] >= limit else None
+    return (
+        (driver, driver.turn, _raise_in(thread, Interrupted)) if used - _seen[2] >= limit else None
+    )
 
 
 def withdraw(thread: int) -> None:

@@ -18,7 +18,7 @@ use rusqlite::{
 
 use crate::rows::Key;
 
-/// What the text of a statement depends on.
+/// The properties of a change that the text of its statement depends on.
 #[derive(Debug, PartialEq, Eq)]
 struct Shape {
     table: Table,
