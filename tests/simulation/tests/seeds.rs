@@ -7,6 +7,13 @@
 //! - `AIOS_SCENARIO` is the kind of scenario: `any`, `zombies`, `calm`, `fleet` or `replaced`.
 //! - `AIOS_ZOMBIES=1` lets engines outlive their leases with every seed, not only with odd ones.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     panic::catch_unwind,

@@ -85,7 +85,11 @@ impl HostedType {
                 }
                 self.attempt(&agent, assigned, delivery, guard).await;
             }
-            Lookup::Running(running) => running.redeliver(delivery),
+            Lookup::Running(running) => {
+                if let Some(older) = running.redeliver(delivery) {
+                    log_unsettled(older.ack().await);
+                }
+            }
             Lookup::Finished(answer, guard) => {
                 let event = delivery.event.clone();
                 let answer = Ok(*answer);

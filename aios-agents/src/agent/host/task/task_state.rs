@@ -126,10 +126,13 @@ impl TaskState {
     /// Hands over a redelivery, because the broker may have forgotten the first delivery. If the
     /// task has just ended, the delivery is dropped, which releases it, and the task is answered
     /// again.
-    pub(super) fn redeliver(&self, delivery: Delivery) {
+    ///
+    /// Returns the redelivery that it replaces, to be acknowledged: released, it would come again at
+    /// once, and replace this one.
+    pub(super) fn redeliver(&self, delivery: Delivery) -> Option<Delivery> {
         let older = self.redelivered.lock().replace(delivery);
-        drop(older);
         self.changed.notify_waiters();
+        older
     }
 
     /// Takes the latest redelivery, if there is one.
