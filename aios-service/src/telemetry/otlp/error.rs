@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use aios_core::catalog::codes;
+
 /// Longest pause that a collector may ask for.
 pub(in crate::telemetry) const MAX_WANTED_PAUSE: Duration = Duration::from_secs(300);
 
@@ -64,10 +66,10 @@ impl CollectorError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::InvalidConfiguration { .. } => "INVALID_CLIENT_CONFIGURATION",
-            Self::Unreachable { .. } => "COLLECTOR_UNREACHABLE",
+            Self::InvalidConfiguration { .. } => codes::INVALID_CLIENT_CONFIGURATION,
+            Self::Unreachable { .. } => codes::COLLECTOR_UNREACHABLE,
             Self::Refused { .. } | Self::GrpcStatus { .. } | Self::InvalidAnswer { .. } => {
-                "COLLECTOR_REFUSED"
+                codes::COLLECTOR_REFUSED
             }
         }
     }
