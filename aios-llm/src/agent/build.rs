@@ -12,7 +12,6 @@
 //!
 //! Everything that can be wrong is found here, before a run exists.
 
-use aios_core::catalog::codes;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -26,6 +25,7 @@ use aios_agents::{
     workflow::{FnWorkflow, Workflow, WorkflowContext},
 };
 use aios_core::agent::{DynAgent, InvalidName, Name};
+use aios_core::catalog::codes;
 
 use super::{
     Definition, Handover, LlmAgent, MODEL_SUFFIX, Options, Prompt,

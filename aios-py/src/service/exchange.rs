@@ -24,13 +24,13 @@
 //! - The session closes: the response is cut off where it is. `head` fails with `RUNTIME_CLOSED` if
 //!   there was no response yet.
 
-use aios_core::catalog::codes;
 use std::{
     convert::Infallible,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
+use aios_core::catalog::codes;
 use axum::{
     body::{Body, Bytes},
     extract::{ConnectInfo, Request},

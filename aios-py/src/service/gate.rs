@@ -8,9 +8,9 @@
 //! A request that finds no open session is answered with 503 and `Retry-After`, so that a client of
 //! a process that restarts tries again.
 
-use aios_core::catalog::codes;
 use std::sync::Arc;
 
+use aios_core::catalog::codes;
 use aios_core::clock::{Clock, SystemClock};
 use axum::{
     body::{Body, HttpBody, to_bytes},

@@ -6,7 +6,6 @@
 //! would send the values of both. The guard [`Only`] makes the place free again, even when opening
 //! the runtime fails. A server may answer `/metrics` with the same values.
 
-use aios_core::catalog::codes;
 use std::{
     sync::{
         Arc, OnceLock,
@@ -16,6 +15,7 @@ use std::{
 };
 
 use aios_agents::Runtime;
+use aios_core::catalog::codes;
 use aios_service::telemetry::{Metrics, MetricsExporter, otlp::Collector};
 use pyo3::prelude::*;
 use tracing::warn;

@@ -6,10 +6,10 @@
 //!
 //! Spans of runs that are not sent in time are not lost: the exporter sends them after the next start.
 
-use aios_core::catalog::codes;
 use std::time::Duration;
 
 use aios_agents::Runtime;
+use aios_core::catalog::codes;
 use aios_core::clock::{Clock, SystemClock};
 use aios_service::telemetry::{
     otlp::{Collector, CollectorError},

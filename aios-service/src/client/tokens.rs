@@ -14,9 +14,9 @@
 //! A refused token is only forgotten if it is still the latest: another request may have renewed it
 //! already.
 
-use aios_core::catalog::codes;
 use std::{fmt, time::Duration};
 
+use aios_core::catalog::codes;
 use axum::http::{HeaderValue, header};
 use reqwest::Url;
 use serde::Deserialize;

@@ -12,7 +12,6 @@
 //! The watchdog is the only writer of `is_blocked`. Consumers wait for its changes, supervisors
 //! read it when they wake up.
 
-use aios_core::catalog::codes;
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -22,6 +21,7 @@ use std::{
     },
 };
 
+use aios_core::catalog::codes;
 use tokio::sync::{Notify, mpsc};
 
 use crate::panic::panic_failure;

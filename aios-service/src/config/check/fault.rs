@@ -3,8 +3,9 @@
 //! A fault is a value, so that programs can act on its kind; its text is for people and names the
 //! remedy.
 
-use aios_core::catalog::codes;
 use std::fmt;
+
+use aios_core::catalog::codes;
 
 use crate::config::Origin;
 

@@ -8,9 +8,9 @@
 //! **Authorisation** is a part of the signature of each handler: it takes a [`Caller`] of the
 //! permission that it requires. The refusal names the permission.
 
-use aios_core::catalog::codes;
 use std::{marker::PhantomData, net::SocketAddr};
 
+use aios_core::catalog::codes;
 use axum::{
     extract::{ConnectInfo, FromRequestParts, Request, connect_info::MockConnectInfo},
     http::request::Parts,

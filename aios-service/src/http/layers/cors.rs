@@ -5,9 +5,9 @@
 //! read from it, whether or not the browser asked first. Credentials are never cookies, so a page
 //! can't use those of its visitor.
 
-use aios_core::catalog::codes;
 use std::{sync::Arc, time::Duration};
 
+use aios_core::catalog::codes;
 use axum::{
     extract::Request,
     http::{

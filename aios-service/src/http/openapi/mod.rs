@@ -18,9 +18,9 @@ mod schema_3_0;
 #[cfg(feature = "swagger")]
 pub(super) mod swagger;
 
-use aios_core::catalog::codes;
 use std::sync::Arc;
 
+use aios_core::catalog::codes;
 use axum::{
     Extension,
     extract::State,

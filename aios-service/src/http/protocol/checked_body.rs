@@ -7,9 +7,9 @@
 //! guard ─► … ─► extractor ── keeps the bytes ─► handler ── 400 or 422 ─► guard: the faults of the bytes
 //! ```
 
-use aios_core::catalog::codes;
 use std::sync::{Arc, OnceLock};
 
+use aios_core::catalog::codes;
 use axum::{body::Bytes, http::StatusCode, response::Response};
 use serde_json::{Value, json};
 

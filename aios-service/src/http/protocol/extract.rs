@@ -4,9 +4,9 @@
 //! arrays for structs, unknown charsets, numbers with signs. These extractors accept what the
 //! OpenAPI document says and nothing else, and name the JSON path of a fault.
 
-use aios_core::catalog::codes;
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
+use aios_core::catalog::codes;
 use axum::{
     body::Bytes,
     extract::{

@@ -9,12 +9,12 @@
 //! **Permissions.** Handlers check them. Here they are known before a handler is called, for answers that
 //! are given without one.
 
-use aios_core::catalog::codes;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
+use aios_core::catalog::codes;
 use axum::{
     extract::{MatchedPath, NestedPath, Query, Request},
     http::Method,

@@ -3,9 +3,9 @@
 //! A cursor names the list, the last row of the page, and the digest of both with the filters of the list:
 //! another list, other filters, or a cursor that was cut off would skip rows or repeat them.
 
-use aios_core::catalog::codes;
 use std::convert::Infallible;
 
+use aios_core::catalog::codes;
 use aios_core::store::{Page, PageRequest, StoreError};
 use axum::{
     extract::{FromRequestParts, Query},

@@ -13,7 +13,6 @@
 //! HTTP/2 has its own limits and no such text: requests with headers above the limit reach
 //! [`oversized`], and h2 refuses those that are much larger with the status alone.
 
-use aios_core::catalog::codes;
 use std::{
     io::{self, IoSlice},
     pin::Pin,
@@ -21,6 +20,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use aios_core::catalog::codes;
 use axum::{
     body::Body,
     http::{HeaderMap, Request, Response, StatusCode, Version},
