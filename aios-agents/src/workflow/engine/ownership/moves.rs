@@ -16,8 +16,8 @@ use aios_core::store::{OwnerId, SHARDS, Shard};
 
 use super::members::Members;
 
-/// Shards that an engine hands over per minute, at most, less those that it sees others hand over. That is enough for the share of
-/// any new engine, and for one replacement of every engine.
+/// Shards that an engine hands over per minute, at most, less those that it sees others hand over. That is
+/// enough for the share of any new engine, and for one replacement of every engine.
 const PER_MINUTE: usize = SHARDS as usize;
 /// The time over which moves are counted.
 const MINUTE: Duration = Duration::from_secs(60);
