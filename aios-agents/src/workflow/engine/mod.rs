@@ -77,7 +77,6 @@ use tracing::{info, warn};
 
 use self::{
     background::BackgroundTasks,
-    children::ChildWatch,
     hosting::Hosting,
     ownership::{Ownership, Readers, StoreClock},
     recovery::{Parking, Recovering},
@@ -148,8 +147,6 @@ pub(crate) struct Engine {
     blocking: BlockingRuns,
     /// Wake-up times.
     timers: Timers,
-    /// The children that runs wait for which are not in memory.
-    children: ChildWatch,
     /// Notes of waiting runs that must be written.
     parking: Parking,
     /// The shards whose runs are being discovered.
@@ -245,7 +242,6 @@ impl Engine {
             live: ActiveRuns::default(),
             blocking: BlockingRuns::default(),
             timers: Timers::default(),
-            children: ChildWatch::default(),
             parking: Parking::default(),
             recovering: Recovering::default(),
             reads,

@@ -1,8 +1,6 @@
-//! Child runs: their start, their end, their checks and their cancellation, on whichever engine they run.
+//! Child runs: their start, their end and their cancellation, on whichever engine they run.
 
 mod cancel;
 mod child;
-mod watch;
 
 pub(crate) use child::Child;
-pub(crate) use watch::{AwaitedChild, ChildWatch};

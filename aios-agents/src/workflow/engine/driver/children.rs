@@ -36,10 +36,7 @@ use crate::{
     task::JoinSet,
     trace::SpanId,
     workflow::{
-        engine::{
-            Engine,
-            children::{AwaitedChild, Child},
-        },
+        engine::{Engine, children::Child},
         journal::{ChildStarted, Entry, InheritedChild, JournalError, Parent},
     },
 };
@@ -201,14 +198,6 @@ impl Driver {
         let due: Vec<Arc<ChildStarted>> = due.map(|(_, child)| Arc::clone(child)).collect();
         drop(machine);
         due.into_iter().for_each(|child| self.begin_start(child));
-    }
-
-    /// The children that the code waits for.
-    pub(super) fn awaited_children(&self) -> Vec<AwaitedChild> {
-        let machine = self.execution.machine();
-        let running = self.children.running.iter();
-        let awaited = running.filter(|(operation, _)| machine.is_active(**operation));
-        awaited.map(|(operation, child)| (*operation, child.run_id.clone())).collect()
     }
 
     /// Whether a child whose call the code has dropped may not exist. The run stays in memory until it

@@ -43,7 +43,6 @@ use crate::{
         engine::{
             Engine, Message, RunOutcome,
             answers::asks,
-            children::AwaitedChild,
             runs::{Activation, Inbox},
         },
         journal::Parent,
@@ -63,19 +62,11 @@ struct Departure {
     outgoing: Outgoing,
     /// The run that it continues as, or was about to.
     successor: Option<Successor>,
-    /// The children that it waits for.
-    awaited: Vec<AwaitedChild>,
 }
 
 impl From<Exit> for Departure {
     fn from(exit: Exit) -> Self {
-        Self {
-            exit,
-            parent: None,
-            outgoing: Outgoing::default(),
-            successor: None,
-            awaited: Vec::new(),
-        }
+        Self { exit, parent: None, outgoing: Outgoing::default(), successor: None }
     }
 }
 
@@ -285,7 +276,6 @@ async fn drop_driver(
     // A reserved place that is not used would block the runs that wait for one.
     outgoing.release_slot();
     let successor = driver.succession.take_successor();
-    let awaited = driver.awaited_children();
     // Before the driver is dropped: from now on, dropped operations are not abandoned.
     let closed = driver.execution.shared.close();
     let dropped = catch_unwind(AssertUnwindSafe(|| drop(driver)));
@@ -312,7 +302,7 @@ async fn drop_driver(
             exit
         }
     };
-    Departure { exit, parent, outgoing, successor, awaited }
+    Departure { exit, parent, outgoing, successor }
 }
 
 /// Cleans up after a run that has left memory. Returns the notices that its agents must still get.
@@ -329,7 +319,7 @@ async fn finish(
     departure: Departure,
     unprocessed: Vec<Message>,
 ) -> Option<Outgoing> {
-    let Departure { exit, parent, outgoing, mut successor, awaited } = departure;
+    let Departure { exit, parent, outgoing, mut successor } = departure;
     let has_ended = matches!(&exit, Exit::Ended(ended) if ended.status.is_final());
     if let Some(Successor { run_id, begun }) = successor.take_if(|_| !has_ended) {
         drop(begun);
@@ -356,7 +346,6 @@ async fn finish(
             // A note would be outdated at once.
             if let Some(parked) = parked.filter(|_| unprocessed.is_empty()) {
                 engine.park(run_id, parked);
-                engine.watch_children(run_id, parked, awaited);
             }
             unprocessed.into_iter().for_each(|message| engine.send(run_id, message));
         }

@@ -7,7 +7,6 @@ pub(super) mod reads;
 pub(super) mod recover;
 mod recovering;
 
-pub(crate) use self::notes::OPEN;
 pub(crate) use self::parking::{Parked, Parking};
 pub(crate) use self::reads::Start;
 pub(crate) use self::recovering::Recovering;

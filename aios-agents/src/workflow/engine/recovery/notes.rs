@@ -16,7 +16,7 @@ use aios_core::{
 use crate::counting_store::CountingStore;
 
 /// The statuses of runs that have not ended.
-pub(crate) const OPEN: [RunStatus; 4] =
+pub(super) const OPEN: [RunStatus; 4] =
     [RunStatus::Running, RunStatus::Cancelling, RunStatus::Paused, RunStatus::Blocked];
 
 impl CountingStore {

@@ -161,11 +161,7 @@ impl Parking {
 impl Engine {
     /// Notes that a run has left memory until an event or a timer wakes it.
     pub(crate) fn park(&self, run_id: &Arc<str>, parked: Parked) {
-        self.note_wait(run_id, parked, self.timers.earliest(run_id));
-    }
-
-    /// Notes that a run that is not in memory waits until a time.
-    pub(crate) fn note_wait(&self, run_id: &Arc<str>, parked: Parked, wake_at: Option<Timestamp>) {
+        let wake_at = self.timers.earliest(run_id);
         if wake_at.is_some_and(|at| at <= self.clock.now() + SOON) {
             return;
         }

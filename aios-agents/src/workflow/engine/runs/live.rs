@@ -162,7 +162,6 @@ impl ActiveRuns {
         // A new run has no note that would be outdated.
         if !is_start {
             engine.parking.on_activated(run_id);
-            engine.children.forget(run_id);
         }
         Some((inbox, true))
     }

@@ -12,5 +12,5 @@ pub(crate) use self::blocked::BlockingRuns;
 pub(crate) use self::inbox::Inbox;
 pub(crate) use self::live::{Activation, ActiveRuns, Starting};
 pub(crate) use self::message::Message;
-pub(crate) use self::timers::{Timers, WHOLE_RUN};
+pub(crate) use self::timers::Timers;
 pub(crate) use self::waiters::{RunOutcome, Waiter, Waiters};

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use crate::workflow::engine::{Engine, Message};
 
 /// Operation number of a timer that wakes the whole run; no operation has it.
-pub(crate) const WHOLE_RUN: u64 = u64::MAX;
+const WHOLE_RUN: u64 = u64::MAX;
 
 /// The wake-up times of runs. Knows runs by id only, so a sleeping run costs little more than its
 /// name.
@@ -76,18 +76,6 @@ impl Timers {
     pub(crate) fn earliest(&self, run_id: &Arc<str>) -> Option<Timestamp> {
         let range = (Arc::clone(run_id), 0)..(Arc::clone(run_id), WHOLE_RUN);
         self.due.lock().by_operation.range(range).map(|(_, at)| *at).min()
-    }
-
-    /// The earliest timer of the run, apart from those of these operations.
-    pub(crate) fn earliest_except(
-        &self,
-        run_id: &Arc<str>,
-        operations: &BTreeSet<u64>,
-    ) -> Option<Timestamp> {
-        let range = (Arc::clone(run_id), 0)..(Arc::clone(run_id), WHOLE_RUN);
-        let due = self.due.lock();
-        let others = due.by_operation.range(range).filter(|((_, it), _)| !operations.contains(it));
-        others.map(|(_, at)| *at).min()
     }
 
     /// Number of timers.
@@ -148,9 +136,6 @@ pub(crate) async fn run(engine: Arc<Engine>) {
             () = engine.timers.earlier.notified() => continue,
         }
         while let Some((run_id, operation)) = engine.timers.pop(engine.clock.now()) {
-            if engine.check_children(&run_id, operation).await {
-                continue;
-            }
             match operation {
                 // A run in memory has its own timers.
                 WHOLE_RUN if engine.holds(&run_id) => {}
