@@ -81,7 +81,7 @@ impl Subscriber {
         }
     }
 
-    /// Reads until the subscription ends.
+    /// Subscribes if necessary, and waits for one event.
     async fn attempt(&mut self) -> Result<Delivery, BrokerError> {
         self.subscribe().await?;
         let next = match &mut self.deliveries {

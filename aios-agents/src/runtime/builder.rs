@@ -1,8 +1,8 @@
 //! Builds a runtime from its parts, and starts them.
 //!
-//! The order of the start: check the options, define the agent types of workflows, start the host, record the workflows, answer
-//! processes without a store, start the engine. Agents take tasks before the engine assigns any. If
-//! a step fails, the runtime that is half built is dropped, which stops what has begun.
+//! The order of the start: check the options, define the agent types of workflows, start the host, record
+//! the workflows, answer processes without a store, start the engine. Agents take tasks before the engine
+//! assigns any. If a step fails, the runtime that is half built is dropped, which stops what has begun.
 
 use std::{fmt, future::Future, sync::Arc};
 
@@ -233,10 +233,11 @@ impl RuntimeBuilder {
     /// Makes a workflow of this runtime an agent type of the same name, too: each task is a run of its
     /// latest version, with the parameters as input and the result as output.
     ///
-    /// The run of a task is started once. A task that is assigned again after its process died waits for
-    /// the same run. If the task is cancelled, or an attempt exceeds its timeout, the run is
-    /// cancelled, and the task is not repeated. If the process dies and the task is cancelled before another
-    /// process has it, the run continues. The progress of the task has the id of the run, as `run_id`.
+    /// Each task starts one run. If the task is delivered or assigned again, the new attempt waits for the
+    /// same run. If the task is cancelled or an attempt times out, the run is cancelled, and a further
+    /// attempt fails with `RUN_CANCELLED`. If the process dies and the task is cancelled before another
+    /// process receives it, the run continues. The progress of the task contains the id of the run as
+    /// `run_id`.
     ///
     /// # Examples
     ///
@@ -304,8 +305,8 @@ impl RuntimeBuilder {
     /// - [`RuntimeError::InvalidConfiguration`] without a broker, for workflows without a store, for a
     ///   version of a workflow that is added twice, and for an option out of range
     /// - [`RuntimeError::InvalidWorkflow`] if a workflow has an invalid name
-    /// - [`RuntimeError::UnknownWorkflow`] if a [`workflow_agent`](Self::workflow_agent) is no workflow of
-    ///   this runtime
+    /// - [`RuntimeError::UnknownWorkflow`] if a name passed to [`workflow_agent`](Self::workflow_agent) is
+    ///   not a workflow of this runtime
     /// - [`RuntimeError::Agents`] if the definition of an agent is invalid
     /// - errors of the store and the broker
     ///

@@ -22,7 +22,7 @@ use aios_core::{
     Chain,
     agent::{DynAgent, TaskContext, TaskError, TaskQueued},
     catalog::codes,
-    event::{EventId, Metadata, Payload},
+    event::{EventId, Metadata, Payload, Timestamp},
     failure::Failure,
     retry::Backoff,
 };
@@ -40,6 +40,9 @@ use crate::{
 /// How often the end of a blocked run is asked for.
 const BLOCKED: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(60));
 
+/// By how much the end of an attempt, which is computed from a timestamp, may be too late.
+const ROUNDING: Duration = Duration::from_millis(1);
+
 /// The engine of the runtime, which starts after its agents.
 pub(super) type LateEngine = Arc<OnceLock<Weak<Engine>>>;
 
@@ -47,7 +50,8 @@ pub(super) type LateEngine = Arc<OnceLock<Weak<Engine>>>;
 struct WorkflowAgent {
     /// Without the engine.
     client: Client,
-    /// Weak: the engine must not outlive its runtime because an attempt waits.
+    /// Weak, because the agent lives as long as its host. An attempt that waits holds the engine through the
+    /// handle of its run.
     engine: LateEngine,
     workflow: String,
     /// JSON Schemas of parameters and output; `true` if they are not known.
@@ -144,7 +148,10 @@ impl DynAgent for WorkflowAgent {
         let queued = context.queued();
         let run = self.start(context, &parameters).await.map_err(|error| to_task_error(&error))?;
         context.heartbeat(&Progress { run_id: run.id() })?;
-        let mut attempt = Attempt { context, queued, run: Some(&run) };
+        let clock = &self.client.journals.clock;
+        let rest = |deadline: Timestamp| deadline.duration_since(clock.now());
+        let ends_at = context.deadline().map(|deadline| clock.elapsed() + rest(deadline));
+        let mut attempt = Attempt { context, queued, ends_at, run: Some(&run) };
         tokio::select! {
             biased;
             ended = self.ended(&run) => {
@@ -165,6 +172,8 @@ struct Attempt<'a> {
     context: &'a TaskContext,
     /// May begin unless the host has released the task.
     queued: TaskQueued,
+    /// When it times out, by elapsed time: the wall clock may be set back.
+    ends_at: Option<Duration>,
     /// `None` once it has ended.
     run: Option<&'a RunHandle>,
 }
@@ -173,9 +182,11 @@ impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         let Some(run) = self.run.filter(|_| self.queued.begin()).cloned() else { return };
         let clock = &run.client.journals.clock;
-        let reason = match self.context.deadline() {
+        let reason = match self.ends_at {
             _ if self.context.is_cancelled() => "the task of the run was cancelled",
-            Some(deadline) if clock.now() >= deadline => "the task of the run timed out",
+            Some(ends_at) if clock.elapsed() + ROUNDING >= ends_at => {
+                "the task of the run timed out"
+            }
             _ => return,
         };
         task::spawn(async move {

@@ -47,6 +47,7 @@ pub(super) struct Ended {
 
 impl Course<'_> {
     /// Performs the script to its end. `set` sets what happens in the first process.
+    #[allow(clippy::too_many_lines, reason = "one stage after the other")]
     pub(super) async fn run(&self, set: impl FnOnce(&FaultyStore) -> Point) -> Ended {
         let from = self.store.head().await.unwrap();
         let journals = Journals { store: &**self.store, id: self.id, from };

@@ -1,5 +1,6 @@
-use crate::catalog::codes;
 use std::sync::Arc;
+
+use crate::catalog::codes;
 
 /// Errors of events, types, patterns and their data.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -78,7 +78,8 @@ impl Details {
         serde_json::from_str(value.get()).ok()
     }
 
-    /// Sets a field. The former value of the field is replaced, and all other text remains as it is.
+    /// Sets a field, as the last one. Former values of the field are removed; the values of all other fields
+    /// keep their text.
     ///
     /// Details that are not an object move to the field `cause`.
     #[must_use]

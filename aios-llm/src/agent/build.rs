@@ -24,8 +24,10 @@ use aios_agents::{
     agent::AgentDefinition,
     workflow::{FnWorkflow, Workflow, WorkflowContext},
 };
-use aios_core::agent::{DynAgent, InvalidName, Name};
-use aios_core::catalog::codes;
+use aios_core::{
+    agent::{DynAgent, InvalidName, Name},
+    catalog::codes,
+};
 
 use super::{
     Definition, Handover, LlmAgent, MODEL_SUFFIX, Options, Prompt,

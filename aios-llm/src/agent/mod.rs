@@ -4,15 +4,13 @@
 //! |---|---|
 //! | `build`, `compiled` | checks an agent, and makes its workflow and agent types |
 //! | `session`, `turn` | the loop of a run: model calls, and what follows from each response |
-//! | `calls`, `children`, `places` | tool calls as tasks or child runs |
-//! | `host`, `call_ids` | the agent types that make model calls and run tools |
-//! | `meters`, `interrupted` | the usage of model calls that do not end |
-//! | `history` | conversations across the tasks of a run |
+//! | `calls` | tool calls as tasks or child runs; decisions of persons; calls that do not run |
+//! | `host` | the agent types that make model calls and run tools; the usage of calls that do not end |
+//! | `history` | conversations across the tasks of a run, and their summaries |
 //! | `accounting`, `delegation` | budgets around each call, and their parts for called agents |
-//! | `decisions` | decisions of persons, and events |
 //! | `output`, `faults` | reads results, and counts what is wrong |
 //! | `checks` | checks of users as tasks |
-//! | `handover`, `compaction`, `refused` | other agents, summaries, calls that do not run |
+//! | `handover` | agents that take over a conversation |
 //! | `prompt`, `updates` | input, and what a run shows while it works |
 //!
 //! The workflow decides, the agent types perform. All that a model or a tool returns reaches the

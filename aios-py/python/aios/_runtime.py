@@ -56,8 +56,8 @@ class Runtime(Client):
         blocked_after: After how many seconds without a response the event loop counts as blocked, at
             least 0.01; ``None`` means never. While it is blocked, its agents take no tasks and send no
             heartbeats, so that other processes take over their tasks. The log names a run whose code
-            blocks it. Code of a run that uses as much processor time again is left by an exception, and the
-            run is blocked with the code ``WORKFLOW_BUSY``.
+            blocks it. On Linux, code of a run that uses as much processor time again is interrupted by an
+            exception, and the run is blocked with the code ``WORKFLOW_BUSY``.
         agent_timeout: How many seconds an attempt of a task of ``agents`` may take, in addition to the
             timeout of the task; a longer one fails with the code ``TASK_TIMEOUT``. No limit by default.
         traces: The collector of the traces of runs. A process that only hosts agents sends none.

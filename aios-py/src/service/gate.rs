@@ -10,8 +10,10 @@
 
 use std::sync::Arc;
 
-use aios_core::catalog::codes;
-use aios_core::clock::{Clock, SystemClock};
+use aios_core::{
+    catalog::codes,
+    clock::{Clock, SystemClock},
+};
 use axum::{
     body::{Body, HttpBody, to_bytes},
     extract::Request,

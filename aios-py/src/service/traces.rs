@@ -9,8 +9,10 @@
 use std::time::Duration;
 
 use aios_agents::Runtime;
-use aios_core::catalog::codes;
-use aios_core::clock::{Clock, SystemClock};
+use aios_core::{
+    catalog::codes,
+    clock::{Clock, SystemClock},
+};
 use aios_service::telemetry::{
     otlp::{Collector, CollectorError},
     traces::{RequestExporter, RequestSpans, TraceExporter},

@@ -21,9 +21,10 @@
 //! body or path with the same key is answered with 409, `IDEMPOTENCY_KEY_REUSED`. While the first request
 //! is being handled, a repetition is answered with 409, `REQUEST_IN_PROGRESS` and `Retry-After`. Answers
 //! that another attempt may change (401, 403, 429 and 5xx) are not kept. A request that is refused for its
-//! content (400, 413, 415 and 422) has had no effect, and frees its key for the corrected one. The ids of what
-//! the request creates derive from the key, so a request that is handled again after a crash creates nothing
-//! twice; an event that it publishes is published again with the same id.
+//! content (400, 413, 415 and 422) has no effect. It frees its key for the corrected one, unless an earlier
+//! attempt may have had an effect. The ids of what the request creates derive from the key, so a request that
+//! is handled again after a crash creates nothing twice; an event that it publishes is published again with the
+//! same id.
 //!
 //! Answers are kept in the log until `expire_streams` of the store removes those that are old. Call it from
 //! a timer, with an age for which clients repeat requests, for example a day.

@@ -125,6 +125,7 @@ fn should_accept_changes_that_no_client_notices() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table of changes")]
 fn should_find_breaks_of_operations() {
     for (pointer, value, expected) in [
         ("", Value::Null, "POST /pets: is removed"),

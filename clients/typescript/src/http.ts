@@ -27,7 +27,8 @@ export interface ClientOptions {
   readonly timeoutMs?: number;
   readonly retry?: Partial<RetryOptions>;
   /**
-   * W3C trace context of every request, or what returns the one of now, such as the current span of OpenTelemetry.
+   * W3C trace context of every request, or a function that returns the current one, for example that of the
+   * active span of OpenTelemetry.
    * It is passed on to everything that the request starts, signals, cancels or publishes.
    */
   readonly traceparent?: string | (() => string | undefined);

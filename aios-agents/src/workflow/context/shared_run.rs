@@ -48,7 +48,8 @@ use crate::{
     },
 };
 
-/// How much the code may request in one poll. Code that requests more asks in a loop and would never return.
+/// The weight of what the code may request in one poll. Beyond it, the code counts as a loop that never
+/// returns: 200,000 operations, or 1,000,000 values.
 const MAX_REQUESTS: u64 = 1_000_000;
 /// How much the request of a value counts, such as the time.
 pub(super) const VALUE: u64 = 1;
@@ -492,8 +493,8 @@ impl SharedRun {
 fn busy() -> Failure {
     Failure::new(
         WorkflowError::BUSY,
-        "the workflow makes requests in a loop without awaiting anything: it must await an operation, such \
-         as `sleep`, instead of asking for the time or a condition again and again",
+        "the workflow makes too many requests without awaiting anything: it may request 200,000 operations or \
+         1,000,000 values, such as the time, before it awaits; a loop must await an operation, such as `sleep`",
     )
 }
 

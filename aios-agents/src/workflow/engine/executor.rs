@@ -57,10 +57,13 @@ pub trait RunExecutor: Debug + Send + Sync + 'static {
     fn drive(&self, run: BoxFuture<'static, ()>) -> BoxFuture<'static, ()>;
 
     /// The code of a run that this executor polls has not returned for about `limit`
-    /// ([`EngineOptions::blocked_after`](super::EngineOptions::blocked_after)). The engine has reported it, and
-    /// calls this again at each check until the code returns. An executor that can interrupt the code may do
-    /// so; the code should then leave with [`block`](crate::workflow::block).
+    /// ([`EngineOptions::blocked_after`](super::EngineOptions::blocked_after)), and the engine has reported it.
+    /// Called again at each check until the code returns.
     ///
-    /// Called by a task of the runtime: it must not wait.
+    /// An executor that can interrupt the code may do so; the code should then leave with
+    /// [`block`](crate::workflow::block). The code may have returned since the check, so the executor must
+    /// make sure that it interrupts the same poll.
+    ///
+    /// A task of the runtime calls this method: it must not wait.
     fn on_blocking(&self, run_id: &str, limit: Duration);
 }

@@ -73,7 +73,7 @@ pub struct EngineOptions {
     /// How long the code of a run may take to return when it is polled before the log, the metric
     /// `aios_runs_blocking` and [`Runtime::blocking_runs`](crate::runtime::Runtime::blocking_runs)
     /// report it. It blocks its thread or event loop, and every run that shares it: in Python, all
-    /// runs of the process. Python code that has used as much processor time again is interrupted, and its run
+    /// runs of the process. On Linux, Python code that then computes for as long again is interrupted, and its run
     /// is blocked with `WORKFLOW_BUSY`. `None` switches the check off. Default: 5 s.
     pub blocked_after: Option<Duration>,
 }

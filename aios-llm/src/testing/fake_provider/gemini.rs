@@ -3,7 +3,6 @@
 //! Bodies, errors and events as the real provider sends them. Lines end with `\r\n` here, as those
 //! of Google do.
 
-use aios_core::catalog::codes;
 use serde_json::{Value, json};
 
 use super::openai::pieces;
@@ -12,8 +11,8 @@ use crate::model::{FinishReason, ModelResponse, Part};
 /// The body of an error. Its status in words follows from the number.
 pub(super) fn error(status: u16, message: &str) -> Value {
     let kind = match status {
-        401 => codes::UNAUTHENTICATED,
-        403 => codes::PERMISSION_DENIED,
+        401 => "UNAUTHENTICATED",
+        403 => "PERMISSION_DENIED",
         404 => "NOT_FOUND",
         429 => "RESOURCE_EXHAUSTED",
         503 | 529 => "UNAVAILABLE",

@@ -240,7 +240,9 @@ def as_list(values: Iterable[Any], name: str) -> list[Any]:
     except TypeError:
         items = None
     if items is None:
-        raise ConfigurationError(f"{name} is a list: pass [{values!r}] instead of {values!r}")
+        # The value itself may be a secret.
+        kind = type(values).__name__
+        raise ConfigurationError(f"{name} is a list: put the {kind} in brackets")
     return items
 
 

@@ -102,18 +102,15 @@ class Driver:
             return self._context.run(function, *args)
         finally:
             try:
-                self._leave(thread)
+                # Not in a function, which could be interrupted when it is entered.
+                del executing[thread]
+                if self.interrupted:
+                    withdraw(thread)
             finally:
                 if outer is not None:
                     executing[thread] = outer
                 set_generator_hooks(*hooks)
                 self._set_running_loop(loop)
-
-    def _leave(self, thread: int) -> None:
-        """Ends the turn of the code, which is not interrupted from now on."""
-        del executing[thread]
-        if self.interrupted:
-            withdraw(thread)
 
     def _hooks_of(self, loop: Any) -> Any:
         """The hooks of this thread for async generators, which its event loop sets. Reading them takes

@@ -29,8 +29,9 @@ ENDLESS = (
 
 #: Says what is wrong with code that computes without end.
 BUSY = (
-    "the workflow computes for too long without awaiting an operation, and no other run continues meanwhile: "
-    "do what takes long in a step, and await an operation instead of a condition"
+    "the workflow computes for too long without awaiting an operation, so no other run on this event loop can "
+    "continue: move long computations into a step, and await an operation instead of checking a condition in a "
+    "loop"
 )
 
 #: The code of both kinds of code that never lets the engine continue.

@@ -65,8 +65,9 @@ class Interruptible(Protocol):
 #: The driver whose code executes, by the identifier of its thread.
 executing: dict[int, Interruptible] = {}
 
-#: The code that was seen last: its driver and turn, and the processor time of its thread at that moment.
-_seen: tuple[int, int, float] | None = None
+#: The code that was seen last on each thread: its driver and turn, and the processor time of the thread at
+#: that moment.
+_seen: dict[int, tuple[int, int, float]] = {}
 
 
 def due(thread: int, limit: float) -> tuple[Interruptible, int, Callable[[], Any]] | None:
@@ -77,18 +78,18 @@ def due(thread: int, limit: float) -> tuple[Interruptible, int, Callable[[], Any
         thread: Identifier of the thread of the event loop.
         limit: How much processor time code may use after it was first seen, in seconds.
     """
-    global _seen
     driver = executing.get(thread)
     used = None if driver is None else _processor_time(thread)
     if driver is None or used is None:
         return None
     code = (id(driver), driver.turn)
-    if _seen is None or _seen[:2] != code:
-        _seen = (*code, used)
+    seen = _seen.get(thread)
+    if seen is None or seen[:2] != code:
+        _seen[thread] = (*code, used)
         return None
-    return (
-        (driver, driver.turn, _raise_in(thread, Interrupted)) if used - _seen[2] >= limit else None
-    )
+    if used - seen[2] < limit:
+        return None
+    return driver, driver.turn, _raise_in(thread, Interrupted)
 
 
 def withdraw(thread: int) -> None:

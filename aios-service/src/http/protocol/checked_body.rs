@@ -63,11 +63,15 @@ fn add(error: &mut ApiError, mut faults: Vec<Fault>) {
         let text = |name| fault.get(name).and_then(Value::as_str).map(str::to_owned);
         Some(Fault { path: text("path")?, message: text("message")? })
     });
-    if let Some(known) = known
-        && !faults.iter().any(|fault| fault.path.starts_with(&known.path))
-    {
-        faults.insert(0, known);
-        faults.truncate(MAX_FAULTS);
+    if let Some(known) = known {
+        let is_within = |path: &str| {
+            let rest = path.strip_prefix(&*known.path);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        if !faults.iter().any(|fault| is_within(&fault.path)) {
+            faults.insert(0, known);
+            faults.truncate(MAX_FAULTS);
+        }
     }
     if faults.is_empty() {
         return;

@@ -5,8 +5,10 @@
 
 use std::convert::Infallible;
 
-use aios_core::catalog::codes;
-use aios_core::store::{Page, PageRequest, StoreError};
+use aios_core::{
+    catalog::codes,
+    store::{Page, PageRequest, StoreError},
+};
 use axum::{
     extract::{FromRequestParts, Query},
     http::request::Parts,

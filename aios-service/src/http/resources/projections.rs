@@ -5,7 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aios_agents::projection::{ProjectionDeadLetter, ProjectionHandle};
+use aios_agents::{
+    projection::{ProjectionDeadLetter, ProjectionHandle},
+    runtime::RuntimeError,
+};
 use aios_core::{
     catalog::{
         codes,
@@ -178,14 +181,20 @@ async fn retire_projection(
     EmptyBody: EmptyBody,
 ) -> Result<Response, ApiError> {
     let (handle, projection) = found(&api, &name).await?;
-    if projection.is_running {
+    let running = || {
         let message = format!("a process runs the projection {name}; stop it first");
-        return Err(ApiError::new(codes::PROJECTION_RUNNING, message));
+        ApiError::new(codes::PROJECTION_RUNNING, message)
+    };
+    if projection.is_running {
+        return Err(running());
     }
-    if !handle.retire().await? {
-        return Err(ApiError::missing(codes::PROJECTION_NOT_FOUND, "projection", &name));
+    match handle.retire().await {
+        Ok(true) => Ok(api.document(StatusCode::OK, Resource::new(KIND, name.clone(), projection))),
+        Ok(false) => Err(ApiError::missing(codes::PROJECTION_NOT_FOUND, "projection", &name)),
+        // A process has begun to run it since.
+        Err(RuntimeError::InvalidConfiguration { .. }) => Err(running()),
+        Err(error) => Err(error.into()),
     }
-    Ok(api.document(StatusCode::OK, Resource::new(KIND, name, projection)))
 }
 
 /// An event that a projection could not apply, and skipped.

@@ -36,7 +36,7 @@ use super::{
     children::Children,
     entries::{exit, failed, failures, read, read_entry, unreadable},
     origin::RunOrigin,
-    place::{self},
+    place,
     successor::{Beginning, Succession, take_over},
     tasks::{OpenTasks, recorded_attempts},
 };

@@ -11,8 +11,8 @@
 //! | a part of the copy | the successor has some of the signals | the owner of the successor, which copies the others |
 //! | the copy of the signals | the successor has all of them | the owner of the successor, which does not copy again |
 //!
-//! A run that continues without requesting an operation would repeat that as fast as the store permits. After
-//! [`FREE_RUNS`] such runs in a row, each successor is started later, and the log says so.
+//! A run that continues as new without requesting an operation could do so as fast as the store permits.
+//! After [`FREE_RUNS`] such runs in a row, each successor is delayed, and the log says so.
 //!
 //! A successor that waits checks at half of the lease time. One whose predecessor ends in another way,
 //! such as by a cancellation that came first, is cancelled with `NOT_CONTINUED`. One that is cancelled itself
@@ -43,7 +43,7 @@ use crate::workflow::{
 
 /// Number of runs in a row that may continue without requesting an operation before the next one is delayed.
 const FREE_RUNS: u32 = 16;
-/// The delays of the runs after that: from 10 ms, doubling up to a second, as in other engines.
+/// The delays of the runs after that: 10 ms at first, doubled for each run up to 1 s.
 const DELAYS: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
 
 /// The most bytes of signals that are copied in one append, unless one signal is larger.

@@ -1,7 +1,7 @@
 //! How many shards an engine hands over to make the shares equal, and when.
 //!
-//! - A shard is handed over for an engine that has been there for the time between two renewals: one
-//!   that ends again at once moves none.
+//! - Shards are handed over only for engines that have been there for the time between two renewals. One
+//!   that ends sooner causes no moves, but it may take shards that are free.
 //! - An engine hands over at most [`PER_MINUTE`] shards per minute, less those that it has seen others
 //!   hand over. Those that own more than their share divide what is left. An engine does not see what
 //!   moves to one that is gone before its next look at the leases.

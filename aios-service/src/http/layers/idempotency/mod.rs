@@ -8,7 +8,8 @@
 //! (no events) ── received ──► open, until a time ── answered ──► final: replayed from now on
 //!                                   │  ▲
 //!                                   │  └── received, by a later request
-//!                                   └───── abandoned, or the time passes ──► open to others
+//!                                   ├───── abandoned, or the time passes ──► open to others
+//!                                   └───── refused, and it was the first ──► free: any request
 //! ```
 //!
 //! All appends expect the version that was read, so of two processes with the same request, one

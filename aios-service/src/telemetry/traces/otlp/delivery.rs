@@ -42,6 +42,35 @@ pub(crate) enum Phase {
     Stopped,
 }
 
+/// A flush in progress, which ends when it is dropped.
+pub(super) struct Flush<'e>(&'e watch::Sender<Phase>);
+
+impl<'e> Flush<'e> {
+    /// Begins a flush, or joins others.
+    pub(super) fn begin(phase: &'e watch::Sender<Phase>) -> Self {
+        phase.send_modify(|phase| {
+            *phase = match *phase {
+                Phase::Running => Phase::Flushing(1),
+                Phase::Flushing(flushes) => Phase::Flushing(flushes.saturating_add(1)),
+                Phase::Stopped => Phase::Stopped,
+            }
+        });
+        Self(phase)
+    }
+}
+
+impl Drop for Flush<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|phase| {
+            *phase = match *phase {
+                Phase::Flushing(flushes @ 2..) => Phase::Flushing(flushes.saturating_sub(1)),
+                Phase::Flushing(_) | Phase::Running => Phase::Running,
+                Phase::Stopped => Phase::Stopped,
+            }
+        });
+    }
+}
+
 /// The exporter was stopped before the collector accepted the spans.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stopped;

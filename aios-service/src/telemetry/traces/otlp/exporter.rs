@@ -15,7 +15,7 @@ use aios_core::{
 };
 use tokio::sync::{Mutex, watch};
 
-use super::{Delivery, Phase, cache::Cache};
+use super::{Delivery, Phase, cache::Cache, delivery::Flush};
 use crate::telemetry::otlp::Collector;
 
 /// Name of the projection. Its position is kept in the store.
@@ -132,35 +132,6 @@ impl TraceExporter {
 impl fmt::Debug for TraceExporter {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("TraceExporter").finish_non_exhaustive()
-    }
-}
-
-/// A flush in progress, which ends when it is dropped.
-struct Flush<'e>(&'e watch::Sender<Phase>);
-
-impl<'e> Flush<'e> {
-    /// Begins a flush, or joins others.
-    fn begin(phase: &'e watch::Sender<Phase>) -> Self {
-        phase.send_modify(|phase| {
-            *phase = match *phase {
-                Phase::Running => Phase::Flushing(1),
-                Phase::Flushing(flushes) => Phase::Flushing(flushes.saturating_add(1)),
-                Phase::Stopped => Phase::Stopped,
-            }
-        });
-        Self(phase)
-    }
-}
-
-impl Drop for Flush<'_> {
-    fn drop(&mut self) {
-        self.0.send_modify(|phase| {
-            *phase = match *phase {
-                Phase::Flushing(flushes @ 2..) => Phase::Flushing(flushes.saturating_sub(1)),
-                Phase::Flushing(_) | Phase::Running => Phase::Running,
-                Phase::Stopped => Phase::Stopped,
-            }
-        });
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Delivery, Phase};
+use super::{Delivery, Phase, delivery::Flush};
 use crate::telemetry::{
     otlp::Collector,
     traces::{RequestSpans, Span},
@@ -93,7 +93,8 @@ impl RequestExporter {
         Self { spans, phase, worker }
     }
 
-    /// Takes the spans of requests. Never waits.
+    /// Returns what takes the spans, for [`ApiOptions::with_request_spans`](crate::http::ApiOptions::with_request_spans).
+    /// It never waits.
     #[must_use]
     pub fn spans(&self) -> RequestSpans {
         let spans = self.spans.clone();
@@ -111,7 +112,7 @@ impl RequestExporter {
     ///
     /// Cancel safe; the spans are sent all the same.
     pub async fn flush(&self, timeout: Duration) -> bool {
-        self.phase.send_replace(Phase::Flushing(1));
+        let _flush = Flush::begin(&self.phase);
         let (done, flushed) = oneshot::channel();
         let flushing =
             async { self.spans.send(Item::Flush(done)).await.is_ok() && flushed.await.is_ok() };

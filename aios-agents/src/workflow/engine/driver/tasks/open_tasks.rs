@@ -51,6 +51,10 @@ impl OpenTasks {
             // Agents of another type can't end it.
             Entry::TaskCompleted(task) if self.agents.get(&operation) != Some(&task.agent_type) => {
             }
+            // An agent has answered an attempt, so the next one that finds no queue is reported again.
+            Entry::TaskFailed(_) => {
+                self.unclaimed.remove(&operation);
+            }
             Entry::TaskCompleted(_) | Entry::TaskCancelled(_) | Entry::OperationFailed(_) => {
                 self.agents.remove(&operation);
                 self.unclaimed.remove(&operation);
