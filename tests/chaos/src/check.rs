@@ -78,7 +78,7 @@ pub(crate) async fn relayed(history: &History, patience: f64) {
 pub(crate) async fn rows(targets: &Targets, store: &dyn Store, is_changed: bool) {
     if is_changed {
         let change = "UPDATE aios.workflow_runs SET status_text = 'changed' WHERE id = \
-                      (SELECT min(id) FROM aios.workflow_runs)";
+                      (SELECT id FROM aios.workflow_runs ORDER BY id LIMIT 1)";
         targets.postgres.sql(change);
     }
     let digests = || {
