@@ -338,6 +338,7 @@ fn add(
         })
     });
     match store {
+        Some(_) if is_workflow_only => Ok(builder.workflow_dyn(built.workflow()?)),
         Some(_) => Ok(builder.workflow_dyn(built.workflow()?).workflow_agent(name)),
         None => Ok(builder),
     }

@@ -9,7 +9,7 @@ import re
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aios
 import pytest
@@ -386,7 +386,7 @@ async def test_should_block_a_run_that_makes_requests_without_end(
             "uuid": context.uuid,
             "set_status": lambda: context.set_status("asking"),
             "emit": lambda: context.emit("shop.order.placed"),
-            "sleep": lambda: context.sleep(1).close(),
+            "sleep": lambda: cast("Any", context.sleep(1)).close(),
         }
         while True:
             with contextlib.suppress(*catches):

@@ -336,10 +336,8 @@ async def test_should_leave_the_calls_to_another_process() -> None:
     agent = aios.LlmAgent("reporter", model, tools=[search], output_type=Report)
     async with aios.Runtime(workflows=[agent]) as runtime:
         await runtime.start(agent, "go", id="run")
-        types = [row.agent_type for row in (await runtime.agents()).rows]
-        assert types == ["reporter"], (
-            "tasks of the agent wait for runs, which this process executes"
-        )
+        agents = await runtime.agents()
+        assert not [row for row in agents.rows if row.agent_type.startswith("reporter")]
         assert not model.requests
 
 

@@ -243,7 +243,7 @@ async def test_should_not_host_agents_without_the_role(start: Any, tmp_path: Pat
     process = start("serve", "app:app", **variables)
     async with aios.RemoteClient(f"{process.url()}/api/v1") as client:
         types = {it.name for it in await client.agent_types()}
-        assert types == {"endless", "quick", "assistant_model"}
+        assert types == {"endless", "quick", "assistant", "assistant_model"}
         assert await (await client.handle("asks")).result() == "answered"
         assert await (await client.handle("talk")).result() == "hello"
 

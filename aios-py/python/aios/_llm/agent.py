@@ -154,9 +154,9 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
 
     Pass it to a :class:`aios.Runtime` among its ``agents``, or among its ``workflows`` if other processes
     make the model calls and tool calls. Start a run with a text, or with
-    :class:`Prompt`. It is an agent type, too: each task, ``runtime.task("name", "…")`` or
-    ``context.task("name", "…")``, is a run. The loop is the one of the Rust crate ``aios-llm``: a recorded call is
-    never made again, whatever crashes.
+    :class:`Prompt`. Among the ``agents`` of a runtime with a store, it is an agent type, too: each task,
+    ``runtime.task("name", "…")`` or ``context.task("name", "…")``, is a run. The loop is the one of the Rust
+    crate ``aios-llm``: a recorded call is never made again, whatever crashes.
 
     Args:
         name: ``[a-z][a-z0-9_]*``, at most 94 bytes: the name of the workflow.
