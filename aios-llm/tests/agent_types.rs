@@ -39,7 +39,7 @@ async fn ask(context: WorkflowContext, question: String) -> Result<String, Workf
     Ok(answer.to_uppercase())
 }
 
-/// A model that calls a tool, and answers when it is told to.
+/// A model that calls a tool, and then waits until the test lets it answer.
 struct Slow {
     /// Requests of each turn.
     requests: [AtomicUsize; 2],

@@ -1,4 +1,4 @@
-"""Faults of models and tools: each is told to the model, or ends the run with a code."""
+"""Faults of models and tools: each is returned to the model, or ends the run with a code."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@
 //! | its host stops or dies | none; another host waits for it |
 //! | it is cancelled, or takes longer than its timeout | it is cancelled |
 //!
-//! Waiting is not work, so an attempt never counts as begun: a host that stops releases it at once. That
-//! is also how a cancellation is told from the end of the host: only a task that may still begin was
-//! cancelled.
+//! An attempt only waits, so it never counts as begun: a host that stops releases it at once. This also
+//! distinguishes a cancellation from the end of the host: a released task can no longer begin, a cancelled
+//! one can.
 
 use std::{
     sync::{Arc, OnceLock, Weak},

@@ -11,7 +11,7 @@ use std::{
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 
-/// How often the harness is told.
+/// The interval at which the count is compared with the last one.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The metric that is counted.
 const FENCED: &str = "aios_appends_fenced_total";
@@ -26,13 +26,13 @@ pub(crate) fn begin() {
     let count = Arc::new(AtomicU64::new(0));
     metrics::set_global_recorder(Counting(Arc::clone(&count))).expect("there is no recorder yet");
     thread::spawn(move || {
-        let mut told = 0;
+        let mut printed = 0;
         loop {
             thread::sleep(PAUSE);
             let now = count.load(Ordering::Relaxed);
-            if now > told {
-                println!("{LINE}{}", now - told);
-                told = now;
+            if now > printed {
+                println!("{LINE}{}", now - printed);
+                printed = now;
             }
         }
     });

@@ -9,7 +9,7 @@ use crate::{history::History, plant::Plant};
 
 /// How long to wait before it subscribes again.
 const PAUSE: Duration = Duration::from_millis(250);
-/// One of so many events is lost by a planted fault.
+/// The planted fault drops one event of this number.
 const LOST: u64 = 50;
 
 /// Subscribes, and receives every lifecycle event of runs from now on.

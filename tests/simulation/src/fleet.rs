@@ -106,7 +106,7 @@ impl Fleet {
         Some((Invariant::BriefEnginesMoveNothing, how))
     }
 
-    /// An engine is told to stop.
+    /// An engine begins to stop.
     pub fn leaves(&mut self, node: Node, now: u64) {
         // It may be about to join.
         let joined = self.members.remove(&node);

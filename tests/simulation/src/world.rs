@@ -278,7 +278,7 @@ impl World {
         state.fleet = Fleet::new(lease_time);
     }
 
-    /// An engine is told to stop.
+    /// An engine begins to stop.
     pub fn leaves(&self, node: Node) {
         let now = self.executor.now();
         self.state().fleet.leaves(node, now);

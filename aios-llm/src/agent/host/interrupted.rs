@@ -1,9 +1,12 @@
 //! The cost of an interrupted model call, as the process that made it knows it.
 //!
 //! A run that is cancelled settles the request in progress. If another process than that of the engine
-//! makes the request, it records in the store what the provider has reported, as soon as it is told to
-//! stop. The engine waits a moment for the record. A process without a store records nothing, and one that
-//! has died does not either; then the reserved input is settled.
+//! makes the request, it records in the store what the provider has reported, as soon as the task is
+//! cancelled. The engine waits a moment for the record. A process without a store records nothing, and one
+//! that has died does not either; then the reserved input is settled.
+//!
+//! A record does not name its request. If an earlier request of the run was interrupted as well, for example
+//! because its heartbeats were missed, its record may be settled for the one in progress.
 
 use std::time::Duration;
 

@@ -3,7 +3,8 @@
 //! A poll that does not return can't say so itself. Each run shows the beginning and end of its polls
 //! in two atomic numbers (`polling`), and a task of the engine compares them at regular checks. A run
 //! is reported when the same poll was seen at four checks in a row. Rust code can't be interrupted from
-//! outside. An executor that polls code of another language may be able to, so it is told at each check.
+//! outside. An executor that polls code of another language may be able to interrupt it, so each check calls
+//! the executor.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
